@@ -1,0 +1,90 @@
+/* cli: one command a file; main.c is a table of them. Results go to stdout, progress and messages to stderr.
+ */
+#ifndef MH_CLI_H
+#define MH_CLI_H
+
+#include "train/train.h"
+
+enum { CLI_OK = 0, CLI_FAILURE = 1, CLI_USAGE = 2 };
+
+/* ---- main.c: the table of commands
+ * ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is "mhmoe NAME"; returns the exit code */
+} cli_command;
+
+/* ---- parse.c: argp fed from small tables
+ * -------------------------------------------------------------------------------- */
+
+typedef enum { CLI_FLAG, CLI_STRING, CLI_INT, CLI_FLOAT, CLI_LIST } cli_type;
+
+#define CLI_LIST_MAX 1024
+
+/* CLI_LIST: the option may be repeated, and takes the words after it up to the next option too (--input a b
+ * c). */
+typedef struct {
+    const char *item[CLI_LIST_MAX];
+    int count;
+} cli_list;
+
+/* value: bool*, const char**, int64_t*, double*, cli_list*. */
+typedef struct {
+    const char *name, *argument, *help;
+    cli_type type;
+    void *value;
+    double min, max; /* INT and FLOAT; both 0: no bounds */
+    bool required;
+} cli_option;
+
+typedef struct {
+    const char *command;   /* "mhmoe train" */
+    const char *arguments; /* "RECIPE.yaml", "FILE...", "" */
+    const char *summary;   /* a sentence or two */
+    const char *examples;  /* lines, each an example command */
+    int min_arguments, max_arguments;
+    const cli_option *options;
+    int option_count;
+} cli_usage;
+
+/* Fills the options and `arguments` (positional words). Returns -1 to go on, or an exit code: 0 after --help,
+ * 2 after a usage error (already told on stderr, with what to do next). */
+int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments);
+
+/* "mhmoe: <sentence>" on stderr from mh_message(); returns CLI_USAGE for MH_EUSAGE, else CLI_FAILURE; CLI_OK
+ * for MH_OK. */
+int cli_report(mh_status status);
+
+/* ---- progress.c: a bar on a terminal, plain lines elsewhere
+ * ------------------------------------------------------------------ */
+
+/* For anything longer than two seconds; shows share, rate and time left. Use as mh_progress.report with a
+ * cli_bar as its context. */
+typedef struct {
+    double started, shown, done;
+    const char *what;
+    bool terminal, drawn;
+} cli_bar;
+
+void cli_bar_init(cli_bar *bar);
+void cli_bar_report(void *bar, const char *what, double done, double total, const char *note);
+void cli_bar_clear(cli_bar *bar); /* before anything else is printed to stderr, and at the end */
+
+/* ---- signals.c
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+/* The first SIGINT or SIGTERM sets *flag, the second ends the process at once with the signal's default
+ * action. */
+const volatile int *cli_catch_signals(void);
+
+/* ---- print.c: numbers as people read them
+ * ------------------------------------------------------------------------------------- */
+
+const char *cli_bytes(double bytes, char out[32]);      /* "1.5 GiB" */
+const char *cli_count(double count, char out[32]);      /* "12.3M" */
+const char *cli_duration(double seconds, char out[32]); /* "3m 20s" */
+int cli_print_json(json_t *json); /* one object on stdout, consumed; returns an exit code */
+
+#endif

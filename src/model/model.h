@@ -1,0 +1,286 @@
+/* model: configuration, parameters, the MH-MoE layer, the decoder, its FLOPs and its files. */
+#ifndef MH_MODEL_H
+#define MH_MODEL_H
+
+#include "data/data.h"
+#include "op/op.h"
+
+/* ---- config.c: what a model is
+ * --------------------------------------------------------------------------------- */
+
+typedef enum { MH_SWIGLU, MH_GELU } mh_activation;
+typedef enum { MH_ROUTER_LINEAR, MH_ROUTER_XMOE_CODE } mh_router_kind;
+typedef enum { MH_AUTO, MH_OFF, MH_ON } mh_switch;
+typedef enum {
+    MH_PRESET_NONE,
+    MH_PRESET_DENSE,
+    MH_PRESET_SMOE_TOP1,
+    MH_PRESET_FINE_GRAINED,
+    MH_PRESET_MHMOE_H2,
+    MH_PRESET_MHMOE_H3
+} mh_preset;
+
+/* One feed-forward layer: dense where experts is 0. */
+typedef struct {
+    int64_t heads, experts, top_k, ffn_dim; /* ffn_dim: hidden width of one expert */
+    double capacity_factor;                 /* 0: no capacity, nothing is dropped */
+    int renormalize, head, merge;           /* head, merge: mh_switch; auto is on where heads > 1 */
+    int inner_residual, router;             /* router: mh_router_kind */
+    double balance_weight;
+    int64_t every, baseline_experts; /* every n-th layer; experts of the baseline that presets match */
+} mh_moe_config;
+
+typedef struct {
+    int preset; /* mh_preset */
+    int64_t dim, layers, attention_heads, kv_heads, context, ffn_dim, vocab;
+    int activation, bias, norm; /* mh_activation; biases in experts and dense FFN; mh_norm_kind */
+    double norm_eps, rotary_base, dropout;
+    int tied_embeddings;
+    int64_t bos, eos; /* the token a text starts after, and the one that ends it */
+    mh_moe_config moe;
+} mh_config;
+
+/* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
+extern const mh_option mh_model_rows[], mh_moe_rows[];
+extern const int mh_model_row_count, mh_moe_row_count;
+
+/* Fills what was left to the preset or to auto, and checks everything: a resolved configuration cannot fail
+ * later. */
+mh_status mh_config_resolve(mh_config *config);
+bool mh_config_is_moe(const mh_config *config, int64_t layer); /* from 0: (layer+1) % every == 0 */
+int64_t mh_config_head_dim(const mh_config *config);
+json_t *mh_config_to_json(const mh_config *config);
+mh_status mh_config_from_json(mh_config *config, const json_t *json, const char *where); /* resolved */
+
+/* ---- params.c: the parameter registry
+ * ---------------------------------------------------------------------------- */
+
+enum {
+    MH_DECAY = 1,  /* weight decay applies: matrices, but not embeddings' norms, biases and routers' scales */
+    MH_EXPERT = 2, /* belongs to one expert of several */
+    MH_TERNARY = 4, /* a linear that BitNet training quantises */
+    MH_KEEP_F32 = 8 /* used in f32 in every precision: norms, biases, routers */
+};
+
+typedef enum { MH_INIT_ZERO, MH_INIT_ONE, MH_INIT_UNIFORM, MH_INIT_NORMAL } mh_init;
+
+typedef struct {
+    char name[96];              /* "layers.3.moe.experts.up.weight" */
+    int64_t groups, rows, cols; /* groups matrices of rows x cols, stacked */
+    int rank;                   /* of its shape in files: 1 [cols], 2 [rows, cols], 3 [groups, rows, cols] */
+    int64_t offset;             /* first element in the flat arrays below, a multiple of 16 */
+    unsigned flags;
+    mh_init init;
+    double scale; /* half-width of the uniform, deviation of the normal */
+} mh_param;
+
+/* All parameters of a model. The flat arrays make optimizer, clipping and counting single loops. */
+typedef struct {
+    mh_param *list;
+    int count, capacity;
+    int64_t elements; /* length of the flat arrays, gaps of alignment included (they hold 0) */
+    float *value;     /* f32 masters */
+    float *grad;      /* NULL in inference */
+    uint16_t *half;   /* bf16 copies, NULL in an f32 run */
+} mh_params;
+
+int64_t mh_param_size(const mh_param *param);
+int mh_params_find(const mh_params *params, const char *name); /* index or -1 */
+mh_mat mh_param_value(const mh_params *params, int index);     /* f32 [groups*rows, cols] */
+mh_mat mh_param_work(const mh_params *params,
+                     int index); /* as used in products: bf16 in a bf16 run, unless MH_KEEP_F32 */
+float *mh_param_grad(const mh_params *params, int index);
+void mh_params_refresh(const mh_params *params, const struct mh_ops *ops); /* bf16 copies from the masters */
+
+/* ---- router.c, experts.c, moe.c: one feed-forward layer
+ * ------------------------------------------------------------ */
+
+/* Indices into the registry; -1 where a layer has no such parameter. */
+typedef struct {
+    int head_weight, head_bias, merge_weight, merge_bias;
+    int router, router_reduce, router_embed;
+    int gate, gate_bias, up, up_bias, down, down_bias;
+} mh_ffn_params;
+
+/* A feed-forward layer of one shape: width dim, dense or MoE. */
+typedef struct {
+    int64_t dim;
+    int activation, bias;
+    mh_moe_config moe; /* resolved; moe.experts 0 is dense, with moe.ffn_dim the width */
+    mh_ffn_params param;
+} mh_ffn;
+
+/* What one forward leaves for its backward. */
+typedef struct {
+    mh_mat head;           /* [N, D] output of the head layer (or a view of x) */
+    mh_mat wide;           /* f32 [S, s] router input, bf16 runs only */
+    mh_mat reduced, embed; /* X-MoE: f32 [S, r] and normalised [E, r] */
+    float *embed_norm;
+    mh_mat prob; /* f32 [S, E] */
+    mh_plan plan;
+    mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] x3, [S*K, s] */
+    mh_mat combined;               /* [N, D] before the merge layer */
+    double balance;                /* the balance loss of this forward */
+    const int32_t *forced;         /* choices to use in place of the router's own, or NULL */
+} mh_ffn_pass;
+
+/* Buffers of a backward, shared by all layers. */
+typedef struct {
+    mh_mat dout, dact, dgate, dup, din, dhead, dcombined; /* shaped like their forward twins */
+    mh_mat dprob, dwide, dreduced, dembed;
+    float *dgates;
+} mh_ffn_back;
+
+/* y = layer(x). Adds nothing to x: the residual is the block's. */
+void mh_ffn_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                mh_mat y, mh_mat x, mh_scratch scratch);
+
+/* Gradients of sum(y*dy) + balance_weight*balance. */
+void mh_ffn_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale, mh_scratch scratch);
+
+/* ---- model.c: the decoder
+ * ------------------------------------------------------------------------------------------ */
+
+typedef enum { MH_PRECISION_F32, MH_PRECISION_BF16 } mh_precision;
+
+/* A configuration and its parameters. For inference it is immutable once loaded and shared by sessions. */
+typedef struct mh_model {
+    mh_config config;
+    mh_precision precision;
+    const struct mh_ops *ops;
+    mh_params params;
+    struct mh_block *blocks; /* [layers] */
+    int embed, norm, output; /* registry indices; output == embed when tied */
+    mh_arena memory;
+    char tokenizer_hash[17]; /* empty where unknown */
+} mh_model;
+
+/* `config` must be resolved. With `training`, gradients are allocated too. Parameters are zero until
+ * mh_model_init or a load. */
+mh_status mh_model_create(mh_model **model, const mh_config *config, mh_precision precision, bool training);
+void mh_model_free(mh_model *model);
+
+/* The initialisation of the authors' code (spec section 1); each tensor and expert has its own stream of
+ * `seed`. */
+void mh_model_init(mh_model *model, uint64_t seed);
+
+/* The bytes that mh_model_create and mh_pass_create would take. */
+size_t mh_model_bytes(const mh_config *config, mh_precision precision, bool training);
+
+/* Activations for calls of up to `rows` positions in each of `batch` sequences, with room for `capacity` keys
+ * each. */
+typedef struct {
+    int64_t batch, rows, capacity;
+    bool training; /* keep what backward needs; else layers share their buffers */
+} mh_pass_shape;
+
+typedef struct mh_pass mh_pass;
+
+mh_status mh_pass_create(mh_pass **pass, const mh_model *model, mh_pass_shape shape);
+void mh_pass_free(mh_pass *pass);
+size_t mh_pass_bytes(const mh_config *config, mh_precision precision, mh_pass_shape shape);
+
+/* One call. rows <= shape.rows; past > 0 continues sequences whose keys are in the pass (inference only). */
+typedef struct {
+    const int32_t *token;     /* [batch*rows] */
+    const int32_t *first_key; /* [batch*rows] or NULL: see mh_attention */
+    int64_t batch, rows, past;
+    uint64_t seed, step; /* of dropout; micro-batches of a step differ in `step` */
+} mh_call;
+
+/* Embedding to final norm. The hidden states stay in the pass. */
+void mh_forward(mh_pass *pass, const mh_model *model, const mh_call *call);
+
+/* nll [batch*rows] of targets (-1: skipped, gives 0) after mh_forward. With scale > 0 it also takes scale
+ * times the gradient of their sum at the output layer, ready for mh_backward. */
+void mh_loss(mh_pass *pass, const mh_model *model, const int32_t *target, float *nll, float scale);
+
+/* After mh_loss with scale > 0: adds to all gradients, with balance_scale * balance_weight * balance loss of
+ * each MoE layer. */
+void mh_backward(mh_pass *pass, const mh_model *model, const mh_call *call, double balance_scale);
+
+/* Logits f32 [count, vocab] of rows [first, first+count) of the last forward. */
+void mh_logits(mh_pass *pass, const mh_model *model, int64_t first, int64_t count, float *logits);
+
+/* Layer `layer`'s feed-forward pass (its plan, its balance loss), for statistics; NULL for a dense layer. */
+mh_ffn_pass *mh_pass_ffn(mh_pass *pass, int64_t layer);
+
+/* Sum of the balance losses of the last forward's MoE layers. */
+double mh_pass_balance(const mh_pass *pass);
+
+/* First layer whose output of the last forward holds a NaN or infinity; -1 for the output layer or none. */
+int64_t mh_pass_find_nan(const mh_pass *pass);
+
+/* ---- flops.c: the one place where FLOPs are counted
+ * -------------------------------------------------------------- */
+
+/* Floating-point operations of one token's forward (multiply-adds doubled), over the whole model. Attention
+ * is causal over sequences of the given length: a token sees (T+1)/2 keys on average. Backward costs twice
+ * forward. */
+typedef struct {
+    double attention_projections, attention_scores, ffn, head_merge, experts, router, output;
+    double forward, training; /* the sum, and three times it */
+} mh_flops;
+
+mh_flops mh_count_flops(const mh_config *config, int64_t length);
+
+typedef struct {
+    int64_t embedding, attention, ffn, head_merge, experts, router, norms, output; /* output 0 when tied */
+    int64_t total, active; /* active: of the experts only k*h calls' worth of one token, at most all */
+} mh_counts;
+
+mh_counts mh_count_params(const mh_config *config);
+
+/* ---- parity.c: FLOPs- and parameter-matched layers (paper B; spec section 2)
+ * ------------------------------------- */
+
+typedef struct {
+    int64_t dim, layers, experts, ffn_dim, top_k; /* the baseline SMoE: E, f, k0 */
+    int64_t every;                                /* MoE every n-th layer */
+    int64_t matrices;                             /* of an expert: 3 gated, 2 plain */
+    int64_t multiple_of;                          /* of the expert width */
+    bool count_router;                            /* --count all */
+} mh_parity_baseline;
+
+typedef struct {
+    int64_t heads, top_k, ffn_dim, experts;
+    double flops_percent, params_percent; /* (ours - baseline) / baseline */
+    double exact_ffn_dim, exact_experts;
+} mh_parity_plan;
+
+/* Whole-number width and number of experts of an MH-MoE layer with `heads` heads and top_k choices (0: heads)
+ * that match the baseline's FLOPs and parameters. Fails naming the constraint and the nearest that works. */
+mh_status mh_parity_solve(const mh_parity_baseline *baseline, int64_t heads, int64_t top_k,
+                          mh_parity_plan *plan);
+
+/* ---- checkpoint.c: weights, configuration and tokenizer in a folder, in Hugging Face's manner
+ * --------------------------- */
+
+/* Writes config.json, model.safetensors and, if given, tokenizer.model into an existing folder (the caller
+ * makes it appear at once). */
+mh_status mh_checkpoint_write(const mh_model *model, const mh_tokenizer *tokenizer, const char *folder);
+
+/* Reads a checkpoint folder. tokenizer may be NULL; *tokenizer becomes NULL where the folder has none. Checks
+ * shapes, checksum and the tokenizer's hash. */
+mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const char *folder,
+                             mh_precision precision, bool training);
+
+/* The configuration alone. */
+mh_status mh_checkpoint_config(mh_config *config, char tokenizer_hash[17], const char *folder);
+
+/* Copies the weights of `folder` into a model of the same shapes (--init-from, --resume). */
+mh_status mh_checkpoint_weights(mh_model *model, const char *folder);
+
+/* A checkpoint may also be named by its run folder: then its newest is meant. */
+mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH]);
+
+/* ---- llama2c.c: import of llama2.c's format
+ * ------------------------------------------------------------------------------ */
+
+/* Reads a version-0 file (dim, hidden, layers, heads, kv heads, vocabulary, context; f32) and writes a
+ * checkpoint folder. llama2.c turns neighbouring pairs; rows of q and k are reordered for our half-split
+ * rotary. */
+mh_status mh_import_llama2c(const char *file, const char *tokenizer, const char *output);
+
+#endif
