@@ -41,8 +41,11 @@ typedef struct {
 } mh_config;
 
 /* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
-extern const mh_option mh_model_rows[], mh_moe_rows[];
-extern const int mh_model_row_count, mh_moe_row_count;
+enum { MH_MODEL_ROWS = 17, MH_MOE_ROWS = 13 };
+extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
+
+/* Both sections, for an mh_config. */
+extern const mh_options mh_config_options;
 
 /* Fills what was left to the preset or to auto, and checks everything: a resolved configuration cannot fail
  * later. */
@@ -56,11 +59,23 @@ mh_status mh_config_from_json(mh_config *config, const json_t *json, const char 
  * ---------------------------------------------------------------------------- */
 
 enum {
-    MH_DECAY = 1,  /* weight decay applies: matrices, but not embeddings' norms, biases and routers' scales */
-    MH_EXPERT = 2, /* belongs to one expert of several */
+    MH_DECAY = 1,   /* weight decay applies: matrices, not norms and biases */
+    MH_EXPERT = 2,  /* belongs to one expert of several */
     MH_TERNARY = 4, /* a linear that BitNet training quantises */
     MH_KEEP_F32 = 8 /* used in f32 in every precision: norms, biases, routers */
 };
+
+typedef enum {
+    MH_PART_EMBEDDING,
+    MH_PART_ATTENTION,
+    MH_PART_FFN,
+    MH_PART_HEAD_MERGE,
+    MH_PART_EXPERTS,
+    MH_PART_ROUTER,
+    MH_PART_NORMS,
+    MH_PART_OUTPUT,
+    MH_PARTS
+} mh_part;
 
 typedef enum { MH_INIT_ZERO, MH_INIT_ONE, MH_INIT_UNIFORM, MH_INIT_NORMAL } mh_init;
 
@@ -70,6 +85,7 @@ typedef struct {
     int rank;                   /* of its shape in files: 1 [cols], 2 [rows, cols], 3 [groups, rows, cols] */
     int64_t offset;             /* first element in the flat arrays below, a multiple of 16 */
     unsigned flags;
+    mh_part part;
     mh_init init;
     double scale; /* half-width of the uniform, deviation of the normal */
 } mh_param;
@@ -78,71 +94,127 @@ typedef struct {
 typedef struct {
     mh_param *list;
     int count, capacity;
-    int64_t elements; /* length of the flat arrays, gaps of alignment included (they hold 0) */
-    float *value;     /* f32 masters */
-    float *grad;      /* NULL in inference */
-    uint16_t *half;   /* bf16 copies, NULL in an f32 run */
+    int64_t elements;       /* length of the flat arrays, gaps of alignment included (they hold 0) */
+    float *value;           /* f32 masters */
+    float *grad;            /* NULL in inference */
+    int64_t part[MH_PARTS]; /* parameters of each part */
+    uint16_t *half;         /* bf16 copies, NULL in an f32 run */
 } mh_params;
+
+/* Registers `param` as prefix + name; its offset is chosen here. Returns its index. With list NULL it only
+ * counts. */
+int mh_params_add(mh_params *params, const char *prefix, const char *name, mh_param param);
 
 int64_t mh_param_size(const mh_param *param);
 int mh_params_find(const mh_params *params, const char *name); /* index or -1 */
 mh_mat mh_param_value(const mh_params *params, int index);     /* f32 [groups*rows, cols] */
 mh_mat mh_param_work(const mh_params *params,
                      int index); /* as used in products: bf16 in a bf16 run, unless MH_KEEP_F32 */
-float *mh_param_grad(const mh_params *params, int index);
+float *mh_param_grad(const mh_params *params, int index);         /* NULL for index -1 */
+const float *mh_param_vector(const mh_params *params, int index); /* a bias or norm, f32; NULL for index -1 */
 void mh_params_refresh(const mh_params *params, const struct mh_ops *ops); /* bf16 copies from the masters */
 
-/* ---- router.c, experts.c, moe.c: one feed-forward layer
- * ------------------------------------------------------------ */
+/* ---- attention.c: the attention half of a block ---------------------------------------------------------
+ */
 
-/* Indices into the registry; -1 where a layer has no such parameter. */
+/* Indices into the registry. */
 typedef struct {
+    int64_t dim, heads, kv_heads, head_dim;
+    int q, k, v, o;
+} mh_attention_layer;
+
+void mh_attention_register(mh_attention_layer *layer, mh_params *params, const mh_config *config,
+                           const char *prefix);
+
+/* What a forward leaves for backward; k and v are the cache: [batch * capacity, kv_heads * head_dim]. */
+typedef struct {
+    mh_mat q, k, v, y;
+    float *lse; /* [N * heads] */
+} mh_attention_pass;
+
+/* Buffers of a backward, shared by all layers. */
+typedef struct {
+    mh_mat dq, dk, dv, dy;
+} mh_attention_back;
+
+/* out = attention(x) W_o^T. `position` [N] of each row, `rotary` the table of op.h. */
+void mh_attention_fwd(const mh_attention_layer *layer, const mh_params *params, const struct mh_ops *ops,
+                      mh_attention_pass *pass, mh_mat out, mh_mat x, const mh_attention *shape,
+                      const int32_t *position, const float *rotary);
+void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, const struct mh_ops *ops,
+                      mh_attention_pass *pass, mh_attention_back *back, mh_mat dx, mh_mat dout, mh_mat x,
+                      const mh_attention *shape, const int32_t *position, const float *rotary);
+
+/* ---- router.c, experts.c, moe.c: one feed-forward layer, dense or MoE
+ * -------------------------------------- */
+
+#define MH_XMOE_DIM 16 /* width r that X-MoE's router reduces to, in the authors' code */
+
+/* One layer's settings and its indices into the registry, -1 where it has no such parameter. */
+typedef struct {
+    int64_t dim;
+    int activation, bias; /* mh_activation */
+    mh_moe_config moe;    /* resolved; experts 0: dense, ffn_dim its width */
     int head_weight, head_bias, merge_weight, merge_bias;
     int router, router_reduce, router_embed;
     int gate, gate_bias, up, up_bias, down, down_bias;
-} mh_ffn_params;
-
-/* A feed-forward layer of one shape: width dim, dense or MoE. */
-typedef struct {
-    int64_t dim;
-    int activation, bias;
-    mh_moe_config moe; /* resolved; moe.experts 0 is dense, with moe.ffn_dim the width */
-    mh_ffn_params param;
 } mh_ffn;
+
+void mh_ffn_register(mh_ffn *ffn, mh_params *params, const char *prefix);
 
 /* What one forward leaves for its backward. */
 typedef struct {
-    mh_mat head;           /* [N, D] output of the head layer (or a view of x) */
-    mh_mat wide;           /* f32 [S, s] router input, bf16 runs only */
-    mh_mat reduced, embed; /* X-MoE: f32 [S, r] and normalised [E, r] */
+    mh_mat head;           /* [N, D] output of the head layer */
+    mh_mat wide;           /* f32 [S, s] the router's input (bf16 runs) */
+    mh_mat reduced, embed; /* X-MoE: f32 [S, r], normalised [E, r] */
     float *embed_norm;
     mh_mat prob; /* f32 [S, E] */
     mh_plan plan;
-    mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] x3, [S*K, s] */
-    mh_mat combined;               /* [N, D] before the merge layer */
+    mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] three times, [S*K, s] */
+    mh_mat combined;               /* [N, D], before the merge layer */
     double balance;                /* the balance loss of this forward */
     const int32_t *forced;         /* choices to use in place of the router's own, or NULL */
 } mh_ffn_pass;
 
-/* Buffers of a backward, shared by all layers. */
+/* Buffers of a backward, shared by all layers of a kind. */
 typedef struct {
-    mh_mat dout, dact, dgate, dup, din, dhead, dcombined; /* shaped like their forward twins */
-    mh_mat dprob, dwide, dreduced, dembed;
-    float *dgates;
+    mh_mat combined, out, act, gate, up, in, head; /* gradients of their forward twins */
+    mh_mat prob, wide, reduced, embed, embed_stored;
+    float *gates;
 } mh_ffn_back;
 
-/* y = layer(x). Adds nothing to x: the residual is the block's. */
+void mh_ffn_layout(const mh_ffn *ffn, mh_ffn_pass *pass, mh_arena *arena, int64_t rows, mh_type type);
+void mh_ffn_layout_back(const mh_ffn *ffn, mh_ffn_back *back, mh_arena *arena, int64_t rows, mh_type type);
+
+/* y = layer(x). The residual is the block's. */
 void mh_ffn_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                mh_mat y, mh_mat x, mh_scratch scratch);
+                mh_mat y, mh_mat x);
 
-/* Gradients of sum(y*dy) + balance_weight*balance. */
+/* Gradients of sum(y * dy) + balance_scale * balance_weight * balance. */
 void mh_ffn_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale, mh_scratch scratch);
+                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale);
 
-/* ---- model.c: the decoder
+/* Parts of the layer, each in a file of its own. Logits f32 [S, E] of rows f32 [S, s]. */
+void mh_router_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                   mh_mat logits, mh_mat rows);
+void mh_router_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                   mh_ffn_back *back, mh_mat drows, bool add, mh_mat dlogits, mh_mat rows);
+
+/* out = experts(in), rows [begin[g], begin[g+1]) by expert g; begin NULL: one expert takes all. */
+void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                    mh_mat out, mh_mat in, const int64_t *begin);
+void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                    mh_ffn_back *back, mh_mat din, mh_mat dout, mh_mat in, const int64_t *begin);
+
+/* ---- model.c, layout.c: the decoder
  * ------------------------------------------------------------------------------------------ */
 
-typedef enum { MH_PRECISION_F32, MH_PRECISION_BF16 } mh_precision;
+/* x += attention(norm(x)); x += ffn(norm(x)) */
+typedef struct {
+    int attn_norm, ffn_norm;
+    mh_attention_layer attention;
+    mh_ffn ffn;
+} mh_block;
 
 /* A configuration and its parameters. For inference it is immutable once loaded and shared by sessions. */
 typedef struct mh_model {
@@ -150,7 +222,7 @@ typedef struct mh_model {
     mh_precision precision;
     const struct mh_ops *ops;
     mh_params params;
-    struct mh_block *blocks; /* [layers] */
+    mh_block *blocks;        /* [layers] */
     int embed, norm, output; /* registry indices; output == embed when tied */
     mh_arena memory;
     char tokenizer_hash[17]; /* empty where unknown */
@@ -160,6 +232,10 @@ typedef struct mh_model {
  * mh_model_init or a load. */
 mh_status mh_model_create(mh_model **model, const mh_config *config, mh_precision precision, bool training);
 void mh_model_free(mh_model *model);
+
+/* Registers all parameters of model->config in file order; with params->list NULL it only counts (blocks may
+ * be NULL then). */
+void mh_model_register(mh_model *model, mh_params *params);
 
 /* The initialisation of the authors' code (spec section 1); each tensor and expert has its own stream of
  * `seed`. */
@@ -175,7 +251,31 @@ typedef struct {
     bool training; /* keep what backward needs; else layers share their buffers */
 } mh_pass_shape;
 
-typedef struct mh_pass mh_pass;
+/* One block's activations: x -> norm1 -> attention -> mid = x + it -> norm2 -> ffn -> next x = mid + it. */
+typedef struct {
+    mh_mat x, norm1, mid, norm2;
+    float *stat1, *stat2;
+    mh_attention_pass attention;
+    mh_ffn_pass ffn;
+} mh_block_pass;
+
+typedef struct {
+    mh_pass_shape shape;
+    mh_block_pass *blocks;
+    mh_mat x, hidden; /* after the last block, and normalised */
+    float *stat;
+    mh_mat branch; /* what a half block adds to the residual stream */
+    mh_mat logits; /* f32, some rows */
+    int32_t *position;
+    float *rotary;
+    mh_scratch scratch;
+
+    mh_mat dhidden, dx, dnorm, dbranch, dlogits; /* training only */
+    mh_attention_back attention_back;
+    mh_ffn_back dense_back, moe_back;
+    int64_t layers;
+    mh_arena memory;
+} mh_pass;
 
 mh_status mh_pass_create(mh_pass **pass, const mh_model *model, mh_pass_shape shape);
 void mh_pass_free(mh_pass *pass);
@@ -186,7 +286,8 @@ typedef struct {
     const int32_t *token;     /* [batch*rows] */
     const int32_t *first_key; /* [batch*rows] or NULL: see mh_attention */
     int64_t batch, rows, past;
-    uint64_t seed, step; /* of dropout; micro-batches of a step differ in `step` */
+    bool train;          /* apply dropout */
+    uint64_t seed, step; /* of dropout; micro-batches of an update differ in `step` */
 } mh_call;
 
 /* Embedding to final norm. The hidden states stay in the pass. */
@@ -194,7 +295,8 @@ void mh_forward(mh_pass *pass, const mh_model *model, const mh_call *call);
 
 /* nll [batch*rows] of targets (-1: skipped, gives 0) after mh_forward. With scale > 0 it also takes scale
  * times the gradient of their sum at the output layer, ready for mh_backward. */
-void mh_loss(mh_pass *pass, const mh_model *model, const int32_t *target, float *nll, float scale);
+void mh_loss(mh_pass *pass, const mh_model *model, const mh_call *call, const int32_t *target, float *nll,
+             float scale);
 
 /* After mh_loss with scale > 0: adds to all gradients, with balance_scale * balance_weight * balance loss of
  * each MoE layer. */

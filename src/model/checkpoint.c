@@ -1,0 +1,261 @@
+/* A checkpoint: configuration, weights and tokenizer in a folder, in Hugging Face's manner. */
+#include "model/model.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MODEL_TYPE     "mhmoe"
+#define FORMAT_VERSION 1
+
+#define CONFIG_FILE    "config.json"
+#define WEIGHTS_FILE   "model.safetensors"
+#define TOKENIZER_FILE "tokenizer.model"
+
+/* Parameter `index` as it stands in the file. */
+static mh_tensor describe(const mh_params *params, int index)
+{
+    const mh_param *param = &params->list[index];
+    int64_t shape[] = {param->groups, param->rows, param->cols};
+    mh_tensor tensor = {
+        .name = param->name, .type = MH_F32, .rank = param->rank, .data = mh_param_value(params, index).p};
+    memcpy(tensor.shape, shape + 3 - param->rank, (size_t)param->rank * sizeof *shape);
+    return tensor;
+}
+
+static mh_status write_config(const mh_model *model, const char *hash, const char *folder)
+{
+    char path[MH_PATH];
+    MH_TRY(mh_path_join(path, folder, CONFIG_FILE));
+    json_t *config = mh_config_to_json(&model->config);
+    json_t *json = json_pack("{s:s, s:[s], s:i, s:s, s:s}", "model_type", MODEL_TYPE, "architectures",
+                             "MhmoeForCausalLM", "format_version", FORMAT_VERSION, "torch_dtype", "float32",
+                             "tokenizer_hash", hash);
+    mh_status status = json_object_update(json, config) == 0
+                           ? mh_json_write(path, json)
+                           : mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+    json_decref(json);
+    json_decref(config);
+    return status;
+}
+
+/* Always the f32 masters: a run resumes from them bit for bit. */
+static mh_status write_weights(const mh_model *model, const char *folder)
+{
+    const mh_params *params = &model->params;
+    char path[MH_PATH];
+    MH_TRY(mh_path_join(path, folder, WEIGHTS_FILE));
+    mh_tensor *tensor = calloc((size_t)params->count, sizeof *tensor);
+    json_t *meta = json_pack("{s:s}", "format", "pt"); /* what transformers looks for */
+    mh_status status;
+    if (tensor == NULL || meta == NULL) {
+        status = mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+    } else {
+        for (int i = 0; i < params->count; i++)
+            tensor[i] = describe(params, i);
+        status = mh_tensors_write(path, tensor, params->count, meta);
+    }
+    json_decref(meta);
+    free(tensor);
+    return status;
+}
+
+mh_status mh_checkpoint_write(const mh_model *model, const mh_tokenizer *tokenizer, const char *folder)
+{
+    MH_TRY(write_config(model, tokenizer ? mh_tokenizer_hash(tokenizer) : model->tokenizer_hash, folder));
+    MH_TRY(write_weights(model, folder));
+    if (tokenizer == NULL)
+        return MH_OK;
+    char path[MH_PATH];
+    MH_TRY(mh_path_join(path, folder, TOKENIZER_FILE));
+    size_t bytes;
+    const void *data = mh_tokenizer_bytes(tokenizer, &bytes);
+    return mh_file_write(path, data, bytes);
+}
+
+static mh_status check_config(const json_t *json, char tokenizer_hash[17], const char *path)
+{
+    const char *type = json_string_value(json_object_get(json, "model_type"));
+    if (type == NULL || strcmp(type, MODEL_TYPE) != 0)
+        return mh_fail(MH_EFORMAT,
+                       "%s: a checkpoint of architecture \"%s\", but only \"" MODEL_TYPE
+                       "\" is read; `mhmoe import` converts the formats it lists",
+                       path, type ? type : "(none named)");
+    const json_t *version = json_object_get(json, "format_version");
+    if (!json_is_integer(version) || json_integer_value(version) < 1)
+        return mh_fail(MH_EFORMAT, "%s: no \"format_version\"; this file was not written by mhmoe", path);
+    if (json_integer_value(version) > FORMAT_VERSION)
+        return mh_fail(MH_EFORMAT, "%s: format version %lld, this program reads up to %d; use a newer mhmoe",
+                       path, (long long)json_integer_value(version), FORMAT_VERSION);
+    const char *hash = json_string_value(json_object_get(json, "tokenizer_hash"));
+    if (hash == NULL || (strlen(hash) != 0 && strlen(hash) != 16))
+        return mh_fail(MH_EFORMAT, "%s: \"tokenizer_hash\" must be 16 hexadecimal digits or empty", path);
+    strcpy(tokenizer_hash, hash);
+    return MH_OK;
+}
+
+mh_status mh_checkpoint_config(mh_config *config, char tokenizer_hash[17], const char *folder)
+{
+    char path[MH_PATH];
+    MH_TRY(mh_path_join(path, folder, CONFIG_FILE));
+    if (!mh_path_exists(path))
+        return mh_fail(MH_EIO, "%s: no " CONFIG_FILE " in it, so it is not a checkpoint folder", folder);
+    json_t *json;
+    MH_TRY(mh_json_read(&json, path));
+    mh_status status = check_config(json, tokenizer_hash, path);
+    if (status == MH_OK)
+        status = mh_config_from_json(config, json, path);
+    json_decref(json);
+    return status;
+}
+
+static const char *shape_text(const mh_tensor *tensor, char out[96])
+{
+    int length = 0;
+    for (int i = 0; i < tensor->rank; i++)
+        length += sprintf(out + length, "%s%lld", i ? ", " : "", (long long)tensor->shape[i]);
+    out[length] = '\0';
+    return out;
+}
+
+/* Copies what was found in the file into parameter `index`. */
+static mh_status read_tensor(mh_model *model, int index, const mh_tensor *found, const char *path)
+{
+    mh_tensor want = describe(&model->params, index);
+    char is[96], should[96];
+    if (found == NULL)
+        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" is missing, which " CONFIG_FILE " asks for", path,
+                       want.name);
+    if (found->rank != want.rank ||
+        memcmp(found->shape, want.shape, (size_t)want.rank * sizeof *want.shape) != 0)
+        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has shape [%s], but " CONFIG_FILE " asks for [%s]",
+                       path, want.name, shape_text(found, is), shape_text(&want, should));
+    if (found->type != MH_F32 && found->type != MH_BF16)
+        return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" is of type %s; weights are F32 or BF16", path,
+                       want.name, mh_type_name(found->type));
+    mh_mat value = mh_param_value(&model->params, index);
+    model->ops->cast(value, mh_mat_of((void *)found->data, value.rows, value.cols, found->type));
+    return MH_OK;
+}
+
+static mh_status read_all(mh_model *model, const mh_tensors *tensors, const char *path)
+{
+    const mh_params *params = &model->params;
+    for (int i = 0; i < params->count; i++)
+        MH_TRY(read_tensor(model, i, mh_tensors_find(tensors, params->list[i].name), path));
+    for (int i = 0; i < mh_tensors_count(tensors); i++) {
+        const char *name = mh_tensors_at(tensors, i)->name;
+        if (mh_params_find(params, name) < 0)
+            return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has no place in the model of " CONFIG_FILE, path,
+                           name);
+    }
+    return MH_OK;
+}
+
+static mh_status read_weights(mh_model *model, const char *folder)
+{
+    char path[MH_PATH];
+    mh_tensors *tensors;
+    MH_TRY(mh_path_join(path, folder, WEIGHTS_FILE));
+    MH_TRY(mh_tensors_open(&tensors, path));
+    mh_status status = read_all(model, tensors, path);
+    mh_tensors_close(tensors);
+    if (status == MH_OK)
+        mh_params_refresh(&model->params, model->ops);
+    return status;
+}
+
+static mh_status check_hash(const char *is, const char *should, const char *what, const char *folder)
+{
+    if (*is == '\0' || *should == '\0' || strcmp(is, should) == 0)
+        return MH_OK;
+    return mh_fail(
+        MH_EMISMATCH,
+        "%s: its weights were trained with tokenizer %s, but %s is %s; use the tokenizer of the training",
+        folder, should, what, is);
+}
+
+mh_status mh_checkpoint_weights(mh_model *model, const char *folder)
+{
+    mh_config config;
+    char hash[17];
+    MH_TRY(mh_checkpoint_config(&config, hash, folder));
+    MH_TRY(check_hash(model->tokenizer_hash, hash, "the model's", folder));
+    return read_weights(model, folder);
+}
+
+static mh_status read_tokenizer(mh_tokenizer **tokenizer, const mh_config *config, const char *hash,
+                                const char *folder)
+{
+    char path[MH_PATH];
+    MH_TRY(mh_path_join(path, folder, TOKENIZER_FILE));
+    if (!mh_path_exists(path))
+        return MH_OK;
+    MH_TRY(mh_tokenizer_load(tokenizer, path));
+    MH_TRY(check_hash(mh_tokenizer_hash(*tokenizer), hash, "its " TOKENIZER_FILE, folder));
+    if (mh_tokenizer_vocab(*tokenizer) != config->vocab)
+        return mh_fail(MH_EMISMATCH, "%s: " TOKENIZER_FILE " has %d pieces, but the model's vocabulary %lld",
+                       folder, mh_tokenizer_vocab(*tokenizer), (long long)config->vocab);
+    return MH_OK;
+}
+
+mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const char *folder,
+                             mh_precision precision, bool training)
+{
+    mh_config config;
+    char hash[17];
+    mh_model *m = NULL;
+    mh_tokenizer *t = NULL;
+    mh_status status = mh_checkpoint_config(&config, hash, folder);
+    if (status == MH_OK && tokenizer != NULL)
+        status = read_tokenizer(&t, &config, hash, folder);
+    if (status == MH_OK)
+        status = mh_model_create(&m, &config, precision, training);
+    if (status == MH_OK) {
+        strcpy(m->tokenizer_hash, hash);
+        status = read_weights(m, folder);
+    }
+    if (status != MH_OK) {
+        mh_model_free(m);
+        mh_tokenizer_free(t);
+        m = NULL;
+        t = NULL;
+    }
+    *model = m;
+    if (tokenizer != NULL)
+        *tokenizer = t;
+    return status;
+}
+
+/* The number in "step-000120"; -1 for any other name, and so for what is still being written (*.tmp). */
+static int64_t step_of(const char *name)
+{
+    int64_t step;
+    bool named = strncmp(name, "step-", 5) == 0 && name[5] >= '0' && name[5] <= '9';
+    return named && mh_text_to_int(name + 5, &step) ? step : -1;
+}
+
+mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
+{
+    char config[MH_PATH], checkpoints[MH_PATH], newest[256] = "";
+    MH_TRY(mh_path_join(config, path, CONFIG_FILE));
+    if (mh_path_exists(config)) {
+        snprintf(folder, MH_PATH, "%s", path);
+        return MH_OK;
+    }
+    MH_TRY(mh_path_join(checkpoints, path, "checkpoints"));
+    DIR *dir = opendir(checkpoints);
+    if (dir == NULL)
+        return mh_fail(MH_EIO,
+                       "%s: neither a checkpoint (a folder with " CONFIG_FILE
+                       ") nor a run folder (with checkpoints/ in it)",
+                       path);
+    for (const struct dirent *entry; (entry = readdir(dir)) != NULL;)
+        if (step_of(entry->d_name) > step_of(newest))
+            snprintf(newest, sizeof newest, "%s", entry->d_name);
+    closedir(dir);
+    if (*newest == '\0')
+        return mh_fail(MH_ESTATE, "%s: no checkpoint in it yet; the run has not reached its first",
+                       checkpoints);
+    return mh_path_join(folder, checkpoints, newest);
+}

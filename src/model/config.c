@@ -1,0 +1,213 @@
+/* What a model is: the option rows, the presets and the checks. */
+#include "model/model.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MODEL(field) offsetof(mh_config, field)
+#define MOE(field)   offsetof(mh_moe_config, field)
+
+const mh_option mh_model_rows[MH_MODEL_ROWS] = {
+    {"preset", "none", "feed-forward layers by name; fills what is left 0 or auto below and in moe",
+     MH_OPTION_CHOICE, MODEL(preset), 0, 0, "none|dense|smoe-top1|fine-grained|mhmoe-h2|mhmoe-h3", 0},
+    {"dim", "256", "width of the residual stream", MH_OPTION_INT, MODEL(dim), 8, 16384, NULL, 0},
+    {"layers", "6", "number of blocks", MH_OPTION_INT, MODEL(layers), 1, 512, NULL, 0},
+    {"attention_heads", "4", "query heads", MH_OPTION_INT, MODEL(attention_heads), 1, 512, NULL, 0},
+    {"kv_heads", "0", "key and value heads (grouped-query attention); 0: as many as query heads",
+     MH_OPTION_INT, MODEL(kv_heads), 0, 512, NULL, 0},
+    {"context", "256", "longest sequence in tokens", MH_OPTION_INT, MODEL(context), 1, 1 << 20, NULL, 0},
+    {"ffn_dim", "0",
+     "hidden width of a dense layer and of the baseline of presets; 0: 8/3 dim, to a multiple of 8",
+     MH_OPTION_INT, MODEL(ffn_dim), 0, 1 << 20, NULL, 0},
+    {"vocab", "0", "number of token ids; 0: the data's tokenizer's", MH_OPTION_INT, MODEL(vocab), 0, 1 << 24,
+     NULL, 0},
+    {"activation", "swiglu", "experts and dense layers: down(up * silu(gate)) or down(gelu(up))",
+     MH_OPTION_CHOICE, MODEL(activation), 0, 0, "swiglu|gelu", 0},
+    {"bias", "false", "biases in experts and dense layers", MH_OPTION_BOOL, MODEL(bias), 0, 0, NULL, 0},
+    {"norm", "rmsnorm", "normalisation before each half block and at the end", MH_OPTION_CHOICE, MODEL(norm),
+     0, 0, "rmsnorm|layernorm", 0},
+    {"norm_eps", "1e-5", "added to the mean square or variance", MH_OPTION_FLOAT, MODEL(norm_eps), 1e-12, 0.1,
+     NULL, 0},
+    {"rotary_base", "10000", "base of the rotary embedding's angles", MH_OPTION_FLOAT, MODEL(rotary_base), 1,
+     1e9, NULL, 0},
+    {"dropout", "0", "share dropped of the embedding and of what each half block adds", MH_OPTION_FLOAT,
+     MODEL(dropout), 0, 0.9, NULL, 0},
+    {"tied_embeddings", "true", "the output layer uses the embedding matrix", MH_OPTION_BOOL,
+     MODEL(tied_embeddings), 0, 0, NULL, 0},
+    {"bos", "-1", "token a text starts after; -1: the data's </s>", MH_OPTION_INT, MODEL(bos), -1, 1 << 24,
+     NULL, 0},
+    {"eos", "-1", "token that ends a text; -1: the data's </s>", MH_OPTION_INT, MODEL(eos), -1, 1 << 24, NULL,
+     0},
+};
+
+const mh_option mh_moe_rows[MH_MOE_ROWS] = {
+    {"every", "0", "every n-th layer is MoE (the others dense); 0: 2 where there are experts", MH_OPTION_INT,
+     MOE(every), 0, 512, NULL, 0},
+    {"heads", "0", "sub-tokens a token is split into; 0: 1, or the preset's", MH_OPTION_INT, MOE(heads), 0,
+     1024, NULL, 0},
+    {"experts", "0", "number of experts; 0: none (dense), or the preset's", MH_OPTION_INT, MOE(experts), 0,
+     65536, NULL, 0},
+    {"top_k", "0", "experts chosen for each sub-token; 0: as many as heads, or the preset's", MH_OPTION_INT,
+     MOE(top_k), 0, 64, NULL, 0},
+    {"ffn_dim", "0", "hidden width of one expert; 0: model.ffn_dim, or the preset's", MH_OPTION_INT,
+     MOE(ffn_dim), 0, 1 << 20, NULL, 0},
+    {"baseline_experts", "8", "experts of the SMoE top-1 model that presets match", MH_OPTION_INT,
+     MOE(baseline_experts), 1, 4096, NULL, 0},
+    {"capacity_factor", "0", "an expert takes at most factor * top_k * ceil(rows/experts) rows; 0: no limit",
+     MH_OPTION_FLOAT, MOE(capacity_factor), 0, 1000, NULL, 0},
+    {"renormalize", "false", "divide the gates of the chosen experts by their sum (never for top_k 1)",
+     MH_OPTION_BOOL, MOE(renormalize), 0, 0, NULL, 0},
+    {"head", "auto", "linear layer before the split; auto: on where heads > 1", MH_OPTION_CHOICE, MOE(head),
+     0, 0, "auto|off|on", 0},
+    {"merge", "auto", "linear layer after the merge; auto: on where heads > 1", MH_OPTION_CHOICE, MOE(merge),
+     0, 0, "auto|off|on", 0},
+    {"inner_residual", "false", "add each sub-token to its experts' output before the merge (paper A)",
+     MH_OPTION_BOOL, MOE(inner_residual), 0, 0, NULL, 0},
+    {"router", "linear", "linear softmax, or X-MoE's reduced embeddings as the authors' code has them",
+     MH_OPTION_CHOICE, MOE(router), 0, 0, "linear|xmoe-code", 0},
+    {"balance_weight", "0.01", "weight of the load balancing loss, summed over MoE layers", MH_OPTION_FLOAT,
+     MOE(balance_weight), 0, 100, NULL, 0},
+};
+
+static int64_t or_default(int64_t value, int64_t otherwise)
+{
+    return value ? value : otherwise;
+}
+
+/* Presets are the models of paper B, table 1, at any width: what the user set himself stays. */
+static mh_status apply_preset(mh_config *c)
+{
+    mh_moe_config *m = &c->moe;
+    int64_t heads = c->preset == MH_PRESET_MHMOE_H2 ? 2 : 3;
+    switch (c->preset) {
+    case MH_PRESET_NONE:
+        break;
+    case MH_PRESET_DENSE:
+        if (m->experts)
+            return mh_fail(
+                MH_EVALUE,
+                "model.preset dense has no experts, but moe.experts is %lld; leave one of them out",
+                (long long)m->experts);
+        break;
+    case MH_PRESET_SMOE_TOP1:
+        m->experts = or_default(m->experts, m->baseline_experts);
+        m->top_k = or_default(m->top_k, 1);
+        break;
+    case MH_PRESET_FINE_GRAINED:
+        m->experts = or_default(m->experts, 2 * m->baseline_experts);
+        m->top_k = or_default(m->top_k, 2);
+        m->ffn_dim = or_default(m->ffn_dim, c->ffn_dim / 2);
+        break;
+    default: {
+        mh_parity_plan plan;
+        mh_parity_baseline baseline = {.dim = c->dim,
+                                       .experts = m->baseline_experts,
+                                       .ffn_dim = c->ffn_dim,
+                                       .top_k = 1,
+                                       .matrices = c->activation == MH_SWIGLU ? 3 : 2,
+                                       .multiple_of = 8};
+        m->heads = or_default(m->heads, heads);
+        MH_TRY(mh_parity_solve(&baseline, m->heads, m->top_k, &plan));
+        m->top_k = plan.top_k;
+        m->ffn_dim = or_default(m->ffn_dim, plan.ffn_dim);
+        m->experts = or_default(m->experts, plan.experts);
+    }
+    }
+    return MH_OK;
+}
+
+static mh_status check_moe(const mh_config *c)
+{
+    const mh_moe_config *m = &c->moe;
+    if (c->dim % m->heads != 0) {
+        int64_t below = m->heads, above = m->heads;
+        while (c->dim % below != 0)
+            below--;
+        while (c->dim % above != 0)
+            above++;
+        return mh_fail(MH_EVALUE,
+                       "moe.heads %lld does not divide model.dim %lld; the nearest that do are %lld and %lld",
+                       (long long)m->heads, (long long)c->dim, (long long)below, (long long)above);
+    }
+    if (m->top_k > m->experts)
+        return mh_fail(MH_EVALUE,
+                       "moe.top_k %lld is over moe.experts %lld; choose at most as many as there are",
+                       (long long)m->top_k, (long long)m->experts);
+    if (m->every > c->layers)
+        return mh_fail(MH_EVALUE,
+                       "moe.every %lld makes none of the %lld layers an MoE layer; use at most model.layers",
+                       (long long)m->every, (long long)c->layers);
+    return MH_OK;
+}
+
+mh_status mh_config_resolve(mh_config *c)
+{
+    mh_moe_config *m = &c->moe;
+    c->ffn_dim = or_default(c->ffn_dim, (c->dim * 8 / 3 + 4) / 8 * 8);
+    c->kv_heads = or_default(c->kv_heads, c->attention_heads);
+    MH_TRY(apply_preset(c));
+    if (m->experts) {
+        m->heads = or_default(m->heads, 1);
+        m->top_k = or_default(m->top_k, m->heads);
+        m->ffn_dim = or_default(m->ffn_dim, c->ffn_dim);
+        m->every = or_default(m->every, 2);
+        m->head = m->head == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->head;
+        m->merge = m->merge == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->merge;
+        MH_TRY(check_moe(c));
+    }
+
+    if (c->dim % c->attention_heads != 0 || c->dim / c->attention_heads % 2 != 0)
+        return mh_fail(
+            MH_EVALUE,
+            "model.attention_heads %lld must divide model.dim %lld into an even width (rotary turns pairs)",
+            (long long)c->attention_heads, (long long)c->dim);
+    if (c->attention_heads % c->kv_heads != 0)
+        return mh_fail(MH_EVALUE, "model.kv_heads %lld does not divide model.attention_heads %lld",
+                       (long long)c->kv_heads, (long long)c->attention_heads);
+    if (c->vocab < 2)
+        return mh_fail(MH_EVALUE,
+                       "model.vocab is %lld; give the number of token ids, or data with a tokenizer",
+                       (long long)c->vocab);
+    if (c->bos >= c->vocab || c->eos >= c->vocab)
+        return mh_fail(MH_EVALUE, "model.bos %lld and model.eos %lld must be below model.vocab %lld",
+                       (long long)c->bos, (long long)c->eos, (long long)c->vocab);
+    return MH_OK;
+}
+
+bool mh_config_is_moe(const mh_config *config, int64_t layer)
+{
+    return config->moe.experts > 0 && (layer + 1) % config->moe.every == 0;
+}
+
+int64_t mh_config_head_dim(const mh_config *config)
+{
+    return config->dim / config->attention_heads;
+}
+
+static const mh_section sections[] = {
+    {"model", "the decoder", mh_model_rows, sizeof mh_model_rows / sizeof *mh_model_rows, 0},
+    {"moe", "its feed-forward layers", mh_moe_rows, sizeof mh_moe_rows / sizeof *mh_moe_rows,
+     offsetof(mh_config, moe)},
+};
+
+const mh_options mh_config_options = {sections, sizeof sections / sizeof *sections};
+
+json_t *mh_config_to_json(const mh_config *config)
+{
+    return json_pack("{s:o, s:o}", "model", mh_section_to_json(&sections[0], config), "moe",
+                     mh_section_to_json(&sections[1], config));
+}
+
+mh_status mh_config_from_json(mh_config *config, const json_t *json, const char *where)
+{
+    mh_options_defaults(&mh_config_options, config);
+    for (int i = 0; i < mh_config_options.count; i++) {
+        const json_t *section = json_object_get(json, sections[i].name);
+        if (!json_is_object(section))
+            return mh_fail(MH_EFORMAT, "%s: no object \"%s\"; this is not a configuration written by mhmoe",
+                           where, sections[i].name);
+        MH_TRY(mh_section_from_json(&sections[i], config, section, where));
+    }
+    mh_status status = mh_config_resolve(config);
+    return status == MH_OK ? MH_OK : mh_fail_in(status, "%s", where);
+}

@@ -1,0 +1,305 @@
+/* One feed-forward layer: head, split, route, dispatch, experts, combine, merge (spec: papers A and B;
+ * docs/math.md). Dense, SMoE and MH-MoE are settings of it. */
+#include "model/model.h"
+
+#include <math.h>
+#include <string.h>
+
+void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
+{
+    const mh_moe_config *m = &f->moe;
+    int64_t e = m->experts, d = f->dim, s = e ? d / m->heads : d, width = m->ffn_dim;
+    bool gated = f->activation == MH_SWIGLU;
+    mh_ffn none = {.head_weight = -1,
+                   .head_bias = -1,
+                   .merge_weight = -1,
+                   .merge_bias = -1,
+                   .router = -1,
+                   .router_reduce = -1,
+                   .router_embed = -1,
+                   .gate = -1,
+                   .gate_bias = -1,
+                   .up_bias = -1,
+                   .down_bias = -1};
+    none.dim = f->dim, none.activation = f->activation, none.bias = f->bias, none.moe = f->moe;
+    *f = none;
+
+    /* The default initialisation of a linear layer: uniform within 1/sqrt(fan in). */
+    double wide = 1 / sqrt((double)s), deep = 1 / sqrt((double)width);
+    mh_param linear = {.groups = e ? e : 1,
+                       .rank = e ? 3 : 2,
+                       .flags = MH_DECAY | MH_TERNARY | (e ? MH_EXPERT : 0),
+                       .part = e ? MH_PART_EXPERTS : MH_PART_FFN,
+                       .init = MH_INIT_UNIFORM};
+    mh_param up = linear, down = linear, bias = linear;
+    up.rows = width, up.cols = s, up.scale = wide;
+    down.rows = s, down.cols = width, down.scale = deep;
+    bias.rows = 1, bias.cols = width, bias.scale = wide, bias.rank = e ? 2 : 1;
+    bias.flags = MH_KEEP_F32 | (e ? MH_EXPERT : 0);
+
+    if (e && m->head == MH_ON) {
+        /* Xavier uniform with gain 1/sqrt(2): sqrt(6/(d + d))/sqrt(2) */
+        f->head_weight = mh_params_add(params, prefix, "head.weight",
+                                       (mh_param){.groups = 1,
+                                                  .rows = d,
+                                                  .cols = d,
+                                                  .rank = 2,
+                                                  .flags = MH_DECAY,
+                                                  .part = MH_PART_HEAD_MERGE,
+                                                  .init = MH_INIT_UNIFORM,
+                                                  .scale = sqrt(1.5 / (double)d)});
+        f->head_bias = mh_params_add(params, prefix, "head.bias",
+                                     (mh_param){.groups = 1,
+                                                .rows = 1,
+                                                .cols = d,
+                                                .rank = 1,
+                                                .flags = MH_KEEP_F32,
+                                                .part = MH_PART_HEAD_MERGE,
+                                                .init = MH_INIT_UNIFORM,
+                                                .scale = 1 / sqrt((double)d)});
+    }
+    if (e && m->merge == MH_ON) {
+        f->merge_weight = mh_params_add(params, prefix, "merge.weight",
+                                        (mh_param){.groups = 1,
+                                                   .rows = d,
+                                                   .cols = d,
+                                                   .rank = 2,
+                                                   .flags = MH_DECAY,
+                                                   .part = MH_PART_HEAD_MERGE,
+                                                   .init = MH_INIT_UNIFORM,
+                                                   .scale = sqrt(3 / (double)d)});
+        f->merge_bias = mh_params_add(params, prefix, "merge.bias",
+                                      (mh_param){.groups = 1,
+                                                 .rows = 1,
+                                                 .cols = d,
+                                                 .rank = 1,
+                                                 .flags = MH_KEEP_F32,
+                                                 .part = MH_PART_HEAD_MERGE,
+                                                 .init = MH_INIT_ZERO});
+    }
+    if (e) {
+        mh_param router = {.groups = 1,
+                           .rows = e,
+                           .cols = s,
+                           .rank = 2,
+                           .flags = MH_DECAY | MH_KEEP_F32,
+                           .part = MH_PART_ROUTER,
+                           .init = MH_INIT_UNIFORM,
+                           .scale = wide};
+        if (m->router == MH_ROUTER_LINEAR) {
+            f->router = mh_params_add(params, prefix, "router.weight", router);
+        } else {
+            router.rows = MH_XMOE_DIM;
+            f->router_reduce = mh_params_add(params, prefix, "router.reduce.weight", router);
+            /* rows of norm about 1.5, as the authors' code keeps them; only their direction matters */
+            router.rows = e, router.cols = MH_XMOE_DIM, router.init = MH_INIT_NORMAL;
+            router.scale = 1.5 / sqrt(MH_XMOE_DIM);
+            f->router_embed = mh_params_add(params, prefix, "router.embed", router);
+        }
+    }
+
+    char inside[128];
+    snprintf(inside, sizeof inside, "%s%s", prefix, e ? "experts." : "");
+    if (gated)
+        f->gate = mh_params_add(params, inside, "gate.weight", up);
+    f->up = mh_params_add(params, inside, "up.weight", up);
+    f->down = mh_params_add(params, inside, "down.weight", down);
+    if (f->bias) {
+        if (gated)
+            f->gate_bias = mh_params_add(params, inside, "gate.bias", bias);
+        f->up_bias = mh_params_add(params, inside, "up.bias", bias);
+        bias.cols = s, bias.scale = deep;
+        f->down_bias = mh_params_add(params, inside, "down.bias", bias);
+    }
+}
+
+/* Rows that reach the experts: all of a dense layer's, each choice of each sub-token of an MoE layer's. */
+static int64_t expert_rows(const mh_ffn *f, int64_t rows)
+{
+    return f->moe.experts ? rows * f->moe.heads * f->moe.top_k : rows;
+}
+
+void mh_ffn_layout(const mh_ffn *f, mh_ffn_pass *pass, mh_arena *arena, int64_t rows, mh_type type)
+{
+    const mh_moe_config *m = &f->moe;
+    int64_t inner = expert_rows(f, rows);
+    pass->up = mh_take_mat(arena, inner, m->ffn_dim, type);
+    pass->act = mh_take_mat(arena, inner, m->ffn_dim, type);
+    if (f->activation == MH_SWIGLU)
+        pass->gate = mh_take_mat(arena, inner, m->ffn_dim, type);
+    if (!m->experts)
+        return;
+
+    int64_t routed = rows * m->heads, s = f->dim / m->heads;
+    if (m->head == MH_ON)
+        pass->head = mh_take_mat(arena, rows, f->dim, type);
+    if (type != MH_F32)
+        pass->wide = mh_take_mat(arena, routed, s, MH_F32);
+    if (m->router == MH_ROUTER_XMOE_CODE) {
+        pass->reduced = mh_take_mat(arena, routed, MH_XMOE_DIM, MH_F32);
+        pass->embed = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
+        pass->embed_norm = mh_take(arena, (size_t)m->experts * sizeof(float));
+    }
+    pass->prob = mh_take_mat(arena, routed, m->experts, MH_F32);
+    mh_plan_layout(&pass->plan, arena, routed, (int)m->experts, (int)m->top_k);
+    pass->in = mh_take_mat(arena, inner, s, type);
+    pass->out = mh_take_mat(arena, inner, s, type);
+    if (m->merge == MH_ON)
+        pass->combined = mh_take_mat(arena, rows, f->dim, type);
+}
+
+void mh_ffn_layout_back(const mh_ffn *f, mh_ffn_back *back, mh_arena *arena, int64_t rows, mh_type type)
+{
+    const mh_moe_config *m = &f->moe;
+    int64_t inner = expert_rows(f, rows);
+    back->up = mh_take_mat(arena, inner, m->ffn_dim, type);
+    back->act = mh_take_mat(arena, inner, m->ffn_dim, type);
+    if (f->activation == MH_SWIGLU)
+        back->gate = mh_take_mat(arena, inner, m->ffn_dim, type);
+    if (!m->experts)
+        return;
+
+    int64_t routed = rows * m->heads, s = f->dim / m->heads;
+    if (m->head == MH_ON)
+        back->head = mh_take_mat(arena, rows, f->dim, type);
+    if (type != MH_F32)
+        back->wide = mh_take_mat(arena, routed, s, MH_F32);
+    if (m->router == MH_ROUTER_XMOE_CODE) {
+        back->reduced = mh_take_mat(arena, routed, MH_XMOE_DIM, MH_F32);
+        back->embed = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
+        back->embed_stored = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
+    }
+    back->prob = mh_take_mat(arena, routed, m->experts, MH_F32);
+    back->gates = mh_take(arena, (size_t)inner * sizeof(float));
+    back->in = mh_take_mat(arena, inner, s, type);
+    back->out = mh_take_mat(arena, inner, s, type);
+    if (m->merge == MH_ON)
+        back->combined = mh_take_mat(arena, rows, f->dim, type);
+}
+
+/* Rows an expert may take: the authors' C = k ceil(S/E), times the factor; 0 for no limit. */
+static int64_t capacity_rows(const mh_moe_config *m, int64_t routed)
+{
+    if (m->capacity_factor == 0)
+        return 0;
+    int64_t share = (routed + m->experts - 1) / m->experts;
+    return (int64_t)ceil(m->capacity_factor * (double)(m->top_k * share));
+}
+
+static mh_mat first_rows(mh_mat m, int64_t rows)
+{
+    return mh_mat_rows(m, 0, rows);
+}
+
+/* The router's input in f32: the sub-tokens themselves, or their copy in a bf16 run. */
+static mh_mat router_input(const mh_ffn_pass *pass, mh_mat rows)
+{
+    return rows.type == MH_F32 ? rows : first_rows(pass->wide, rows.rows);
+}
+
+static void route(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                  mh_mat rows)
+{
+    const mh_moe_config *m = &f->moe;
+    mh_plan *plan = &pass->plan;
+    int k = (int)m->top_k;
+    mh_mat prob = first_rows(pass->prob, rows.rows), input = router_input(pass, rows);
+    if (rows.type != MH_F32)
+        ops->cast(input, rows);
+    mh_router_fwd(f, params, ops, pass, prob, input);
+    ops->softmax_fwd(prob, prob);
+    if (pass->forced != NULL)
+        memcpy(plan->choice, pass->forced, (size_t)(rows.rows * k) * sizeof *plan->choice);
+    else
+        ops->top_k(plan->choice, prob, k);
+    ops->gates_fwd(plan->gate, prob, plan->choice, k, m->renormalize);
+    pass->balance = ops->balance_fwd(prob, plan->choice, k);
+    ops->plan(plan, rows.rows, capacity_rows(m, rows.rows));
+}
+
+void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                mh_mat y, mh_mat x)
+{
+    const mh_moe_config *m = &f->moe;
+    if (!m->experts) {
+        mh_experts_fwd(f, params, ops, pass, y, x, NULL);
+        return;
+    }
+    mh_mat head = x, combined = m->merge == MH_ON ? first_rows(pass->combined, x.rows) : y;
+    if (m->head == MH_ON) {
+        head = first_rows(pass->head, x.rows);
+        ops->linear_fwd(head, x, mh_param_work(params, f->head_weight), mh_param_vector(params, f->head_bias),
+                        NULL, 1);
+    }
+    mh_mat rows = mh_mat_split(head, (int)m->heads);
+    route(f, params, ops, pass, rows);
+
+    int64_t kept = pass->plan.begin[m->experts];
+    mh_mat in = first_rows(pass->in, kept), out = first_rows(pass->out, kept);
+    ops->dispatch_fwd(in, rows, &pass->plan);
+    mh_experts_fwd(f, params, ops, pass, out, in, pass->plan.begin);
+    ops->combine_fwd(mh_mat_split(combined, (int)m->heads), out, &pass->plan);
+
+    if (m->inner_residual)
+        ops->add(combined, combined, head);
+    if (m->merge == MH_ON)
+        ops->linear_fwd(y, combined, mh_param_work(params, f->merge_weight),
+                        mh_param_vector(params, f->merge_bias), NULL, 1);
+}
+
+/* From the gradients of the gates and of the balance loss to those of the router and of its input, added to
+ * drows. */
+static void route_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                      mh_ffn_back *back, mh_mat drows, mh_mat rows, double balance_scale)
+{
+    const mh_moe_config *m = &f->moe;
+    const mh_plan *plan = &pass->plan;
+    int k = (int)m->top_k;
+    mh_mat prob = first_rows(pass->prob, rows.rows), dprob = first_rows(back->prob, rows.rows);
+
+    memset(dprob.p, 0, (size_t)(dprob.rows * dprob.cols) * sizeof(float));
+    ops->gates_bwd(dprob, back->gates, prob, plan->choice, k, m->renormalize);
+    ops->balance_bwd(dprob, (float)(balance_scale * m->balance_weight), plan->choice, k);
+    ops->softmax_bwd(dprob, dprob, prob);
+    if (rows.type == MH_F32) {
+        mh_router_bwd(f, params, ops, pass, back, drows, true, dprob, rows);
+    } else {
+        mh_mat dwide = first_rows(back->wide, rows.rows);
+        mh_router_bwd(f, params, ops, pass, back, dwide, false, dprob, router_input(pass, rows));
+        ops->add(drows, drows, dwide);
+    }
+}
+
+void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale)
+{
+    const mh_moe_config *m = &f->moe;
+    if (!m->experts) {
+        mh_experts_bwd(f, params, ops, pass, back, dx, dy, x, NULL);
+        return;
+    }
+    mh_mat head = m->head == MH_ON ? first_rows(pass->head, x.rows) : x;
+    mh_mat dhead = m->head == MH_ON ? first_rows(back->head, x.rows) : dx;
+    mh_mat dcombined = dy;
+    if (m->merge == MH_ON) {
+        dcombined = first_rows(back->combined, x.rows);
+        ops->linear_bwd(dcombined, false, mh_param_grad(params, f->merge_weight),
+                        mh_param_grad(params, f->merge_bias), dy, first_rows(pass->combined, x.rows),
+                        mh_param_work(params, f->merge_weight), NULL, 1);
+    }
+    mh_mat rows = mh_mat_split(head, (int)m->heads), drows = mh_mat_split(dhead, (int)m->heads);
+
+    int64_t kept = pass->plan.begin[m->experts];
+    mh_mat in = first_rows(pass->in, kept), out = first_rows(pass->out, kept);
+    mh_mat din = first_rows(back->in, kept), dout = first_rows(back->out, kept);
+    ops->combine_bwd(dout, back->gates, mh_mat_split(dcombined, (int)m->heads), out, &pass->plan);
+    mh_experts_bwd(f, params, ops, pass, back, din, dout, in, pass->plan.begin);
+    ops->dispatch_bwd(drows, din, &pass->plan);
+    route_bwd(f, params, ops, pass, back, drows, rows, balance_scale);
+
+    if (m->inner_residual)
+        ops->add(dhead, dhead, dcombined);
+    if (m->head == MH_ON)
+        ops->linear_bwd(dx, false, mh_param_grad(params, f->head_weight), mh_param_grad(params, f->head_bias),
+                        dhead, x, mh_param_work(params, f->head_weight), NULL, 1);
+}
