@@ -27,6 +27,7 @@ mh_mat mh_mat_rows(mh_mat m, int64_t first, int64_t count); /* rows [first, firs
 mh_mat mh_mat_cols(mh_mat m, int64_t first, int64_t count); /* columns [first, first+count) */
 mh_mat mh_mat_split(mh_mat m, int heads); /* [N, D] -> [N*heads, D/heads]; needs ld == cols */
 void *mh_mat_row(mh_mat m, int64_t row);
+void *mh_mat_at(mh_mat m, int64_t row, int64_t col);
 mh_mat mh_take_mat(mh_arena *arena, int64_t rows, int64_t cols, mh_type type);
 
 /* Working memory for operations that need it: `bytes` for each thread, thread t at base + t*bytes. */
@@ -92,70 +93,78 @@ typedef struct {
     double grad_scale; /* multiplies every gradient: clipping and averaging in one factor */
 } mh_adamw;
 
-/* FWD_BWD(name, forward arguments, backward arguments) makes name_fwd and name_bwd; ONE(name, arguments)
- * makes name.
+/* FWD_BWD(name, forward arguments, backward arguments) makes name_fwd and name_bwd; ONE(name, result,
+ * arguments) makes name.
  *
- * linear     y = x w^T + bias by groups: rows [begin[g], begin[g+1]) use w rows [g*out, (g+1)*out) and bias
- * [g*out, ...). begin NULL: one group of all rows. bias, dbias may be NULL. y may be f32 for bf16 x and w.
- * dx: absent (p NULL), overwritten, or with `add` added to. dw and dbias f32, added to. norm       y = (x -
- * m) r w with m = 0 and r = 1/sqrt(mean(x^2) + eps) (RMSNorm), or m = mean(x) and r = 1/sqrt(var(x) + eps)
- * (LayerNorm); stat [N,2] keeps (m, r). w f32 [D]. rotary     in place on x [N, heads*head_dim], half-split:
- * pairs (i, i + head_dim/2) of each head are turned by the angle whose cos and sin stand in table [T,
- * head_dim] (cos first half, sin second) at row position[n]. Backward turns dx back. attention  y = softmax(q
- * k^T / sqrt(head_dim)) v, causal; lse [N*H] keeps the log of each row's sum of exponentials. swiglu     y =
- * up * silu(gate) gelu       y = up/2 (1 + erf(up/sqrt 2)) dropout    in place: x_i / (1-rate) where
- * uniform(seed, stream, i) >= rate, else 0. The same call on dx is its backward. embedding  y_n = w[token_n];
- * dw[token_n] += dy_n. Tokens are valid. softmax    of each row, f32, in place allowed (p = logits); dlogits
- * = p (dp - sum p dp), in place allowed. gates      gate[r,c] = p[r, choice[r,c]], divided by its row's sum
- * if renormalize (never for K = 1); backward adds to dp. balance    returns aux = E sum_e f_e P_e (GShard),
- * f_e the share of rows whose first choice is e; backward adds weight*daux/dp to dp. dispatch   y[i] =
- * x[source[i]] for i < begin[E]; dx[r] = sum_c dy[slot[r,c]]. combine    y[r] = sum_c gate[r,c] x[slot[r,c]]
- * over kept choices; dx[slot] = gate dy[r], dgate[r,c] = dy[r].x[slot] (0 if dropped). normalize  y_r = x_r /
- * max(|x_r|, eps); stat [N] keeps the divisor. f32. loss       y = x w^T (never whole), nll[n] = -log
- * softmax(y_n)[target_n]; target -1 is skipped and gives 0. With dx.p set, also dx = scale * d(sum nll)/dx
- * and dw += scale * d(sum nll)/dw. logits: f32 work space of any number of rows >= 1, V columns; dlogits: the
- * same in x's type (only with dx).
+ * linear     y = x w^T + bias by groups: rows [begin[g], begin[g+1]) use w rows [g*out, (g+1)*out) and
+ *            bias [g*out, ...). begin NULL: one group of all rows. bias, dbias may be NULL. y may be f32
+ *            for bf16 x and w. dx: absent (p NULL), overwritten, or with `add` added to. dw and dbias f32,
+ *            added to.
+ * norm       y = (x - m) r w with m = 0 and r = 1/sqrt(mean(x^2) + eps) (RMSNorm), or m = mean(x) and
+ *            r = 1/sqrt(var(x) + eps) (LayerNorm); stat [N,2] keeps (m, r). w f32 [D].
+ * rotary     in place on x [N, heads*head_dim], half-split: pairs (i, i + head_dim/2) of each head are
+ *            turned by the angle whose cos and sin stand in table [T, head_dim] (cos first half, sin
+ *            second) at row position[n]. Backward turns dx back.
+ * attention  y = softmax(q k^T / sqrt(head_dim)) v, causal; lse [N*H] keeps the log of each row's sum of
+ *            exponentials.
+ * swiglu     y = up * silu(gate)
+ * gelu       y = up/2 (1 + erf(up/sqrt 2))
+ * dropout    in place: x_i / (1-rate) where uniform(seed, stream, i) >= rate, else 0. The same call on dx
+ *            is its backward.
+ * embedding  y_n = w[token_n]; dw[token_n] += dy_n. Tokens are valid.
+ * softmax    of each row, f32, in place allowed (p = logits); dlogits = p (dp - sum p dp), in place allowed.
+ * gates      gate[r,c] = p[r, choice[r,c]], divided by its row's sum if renormalize (never for K = 1);
+ *            backward adds to dp.
+ * balance    returns aux = E sum_e f_e P_e (GShard), f_e the share of rows whose first choice is e and P_e
+ *            the mean of p's column e; backward adds weight*daux/dp to dp.
+ * dispatch   y[i] = x[source[i]] for i < begin[E]; dx[r] = sum_c dy[slot[r,c]].
+ * combine    y[r] = sum_c gate[r,c] x[slot[r,c]] over kept choices; dx[slot] = gate dy[r],
+ *            dgate[r,c] = dy[r].x[slot] (0 if dropped).
+ * normalize  y_r = x_r / max(|x_r|, eps); stat [N] keeps the divisor. f32.
+ * loss       y = x w^T (never whole), nll[n] = -log softmax(y_n)[target_n]; target -1 is skipped and gives
+ *            0. With dx.p set, also dx = scale * d(sum nll)/dx and dw += scale * d(sum nll)/dw. logits: f32
+ *            work space of any number of rows >= 1, V columns; dlogits: the same in x's type (only with dx).
  */
-#define MH_OPS(FWD_BWD, ONE)                                                                                \
-    FWD_BWD(linear, (mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups),    \
-            (mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_mat w,                   \
-             const int64_t *begin, int groups))                                                             \
-    FWD_BWD(norm, (mh_mat y, float *stat, mh_mat x, const float *w, mh_norm_kind kind, float eps),          \
-            (mh_mat dx, float *dw, mh_mat dy, mh_mat x, const float *w, const float *stat,                  \
-             mh_norm_kind kind, mh_scratch scratch))                                                        \
-    FWD_BWD(rotary, (mh_mat x, int head_dim, const int32_t *position, const float *table),                  \
-            (mh_mat dx, int head_dim, const int32_t *position, const float *table))                         \
-    FWD_BWD(attention, (mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape),     \
-            (mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat v,            \
-             const float *lse, const mh_attention *shape))                                                  \
-    FWD_BWD(swiglu, (mh_mat y, mh_mat gate, mh_mat up),                                                     \
-            (mh_mat dgate, mh_mat dup, mh_mat dy, mh_mat gate, mh_mat up))                                  \
-    FWD_BWD(gelu, (mh_mat y, mh_mat up), (mh_mat dup, mh_mat dy, mh_mat up))                                \
-    FWD_BWD(dropout, (mh_mat x, float rate, uint64_t seed, uint64_t stream),                                \
-            (mh_mat dx, float rate, uint64_t seed, uint64_t stream))                                        \
-    FWD_BWD(embedding, (mh_mat y, const int32_t *token, mh_mat w),                                          \
-            (float *dw, const int32_t *token, mh_mat dy))                                                   \
-    FWD_BWD(softmax, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                      \
-    FWD_BWD(gates, (float *gate, mh_mat p, const int32_t *choice, int top_k, bool renormalize),             \
-            (mh_mat dp, const float *dgate, mh_mat p, const int32_t *choice, int top_k, bool renormalize))  \
-    ONE(balance_fwd, float, (mh_mat p, const int32_t *choice, int top_k, mh_scratch scratch))               \
-    ONE(balance_bwd, void, (mh_mat dp, float weight, const int32_t *choice, int top_k, mh_scratch scratch)) \
-    FWD_BWD(dispatch, (mh_mat y, mh_mat x, const mh_plan *plan),                                            \
-            (mh_mat dx, mh_mat dy, const mh_plan *plan))                                                    \
-    FWD_BWD(combine, (mh_mat y, mh_mat x, const mh_plan *plan),                                             \
-            (mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_plan *plan))                            \
-    FWD_BWD(normalize, (mh_mat y, float *stat, mh_mat x, float eps),                                        \
-            (mh_mat dx, mh_mat dy, mh_mat y, const float *stat, float eps))                                 \
-    ONE(loss, void,                                                                                         \
-        (float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target, float scale,          \
-         mh_mat logits, mh_mat dlogits))                                                                    \
-    /* without derivatives */                                                                               \
-    ONE(top_k, void, (int32_t * choice, mh_mat p, int top_k)) /* falling p, ties: lowest index */           \
-    ONE(plan, void,                                                                                         \
-        (mh_plan * plan, int64_t rows, int64_t capacity)) /* from plan->choice; capacity 0: none */         \
-    ONE(add, void, (mh_mat y, mh_mat a, mh_mat b)) /* y = a + b, types may differ, aliasing allowed */      \
-    ONE(cast, void, (mh_mat y, mh_mat x))          /* between f32 and bf16, or a copy */                    \
-    ONE(square_sum, double, (const float *x, int64_t n, mh_scratch scratch))                                \
+#define MH_OPS(FWD_BWD, ONE)                                                                               \
+    FWD_BWD(linear, (mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups),   \
+            (mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_mat w,                  \
+             const int64_t *begin, int groups))                                                            \
+    FWD_BWD(                                                                                               \
+        norm, (mh_mat y, float *stat, mh_mat x, const float *w, mh_norm_kind kind, float eps),             \
+        (mh_mat dx, float *dw, mh_mat dy, mh_mat x, const float *w, const float *stat, mh_norm_kind kind)) \
+    FWD_BWD(rotary, (mh_mat x, int head_dim, const int32_t *position, const float *table),                 \
+            (mh_mat dx, int head_dim, const int32_t *position, const float *table))                        \
+    FWD_BWD(attention, (mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape),    \
+            (mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat v,           \
+             const float *lse, const mh_attention *shape))                                                 \
+    FWD_BWD(swiglu, (mh_mat y, mh_mat gate, mh_mat up),                                                    \
+            (mh_mat dgate, mh_mat dup, mh_mat dy, mh_mat gate, mh_mat up))                                 \
+    FWD_BWD(gelu, (mh_mat y, mh_mat up), (mh_mat dup, mh_mat dy, mh_mat up))                               \
+    FWD_BWD(dropout, (mh_mat x, float rate, uint64_t seed, uint64_t stream),                               \
+            (mh_mat dx, float rate, uint64_t seed, uint64_t stream))                                       \
+    FWD_BWD(embedding, (mh_mat y, const int32_t *token, mh_mat w),                                         \
+            (float *dw, const int32_t *token, mh_mat dy))                                                  \
+    FWD_BWD(softmax, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                     \
+    FWD_BWD(gates, (float *gate, mh_mat p, const int32_t *choice, int top_k, bool renormalize),            \
+            (mh_mat dp, const float *dgate, mh_mat p, const int32_t *choice, int top_k, bool renormalize)) \
+    ONE(balance_fwd, float, (mh_mat p, const int32_t *choice, int top_k))                                  \
+    ONE(balance_bwd, void, (mh_mat dp, float weight, const int32_t *choice, int top_k))                    \
+    FWD_BWD(dispatch, (mh_mat y, mh_mat x, const mh_plan *plan),                                           \
+            (mh_mat dx, mh_mat dy, const mh_plan *plan))                                                   \
+    FWD_BWD(combine, (mh_mat y, mh_mat x, const mh_plan *plan),                                            \
+            (mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_plan *plan))                           \
+    FWD_BWD(normalize, (mh_mat y, float *stat, mh_mat x, float eps),                                       \
+            (mh_mat dx, mh_mat dy, mh_mat y, const float *stat, float eps))                                \
+    ONE(loss, void,                                                                                        \
+        (float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target, float scale,         \
+         mh_mat logits, mh_mat dlogits))                                                                   \
+    /* without derivatives */                                                                              \
+    ONE(top_k, void, (int32_t * choice, mh_mat p, int top_k)) /* falling p, ties: lowest index */          \
+    ONE(plan, void,                                                                                        \
+        (mh_plan * plan, int64_t rows, int64_t capacity)) /* from plan->choice; capacity 0: none */        \
+    ONE(add, void, (mh_mat y, mh_mat a, mh_mat b)) /* y = a + b, types may differ, aliasing allowed */     \
+    ONE(cast, void, (mh_mat y, mh_mat x))          /* between f32 and bf16, or a copy */                   \
+    ONE(square_sum, double, (const float *x, int64_t n))                                                   \
     ONE(adamw, void, (float *w, float *m, float *v, const float *dw, int64_t n, const mh_adamw *rule))
 
 #define MH_OP_PAIR(name, forward, backward) \
@@ -167,10 +176,39 @@ struct mh_ops {
     MH_OPS(MH_OP_PAIR, MH_OP_ONE)
 };
 
-/* The operations of this processor: filled from the kernels that src/kernel chose. */
+/* ops.c: the operations of this processor, on the kernels that src/kernel chose. */
 const struct mh_ops *mh_cpu_ops(void);
 
-/* Bytes a thread that any of norm_bwd, balance and square_sum may ask of their scratch, for width `cols`. */
-size_t mh_op_scratch(int64_t cols);
+/* ---- shared by the files of op, and of no use elsewhere -------------------------------------------------
+ */
+
+/* mh_cpu_NAME_fwd, mh_cpu_NAME_bwd and mh_cpu_NAME: the entries of the table. */
+#define MH_OP_DECLARE_PAIR(name, forward, backward) \
+    void mh_cpu_##name##_fwd forward;               \
+    void mh_cpu_##name##_bwd backward;
+#define MH_OP_DECLARE_ONE(name, result, arguments) result mh_cpu_##name arguments;
+MH_OPS(MH_OP_DECLARE_PAIR, MH_OP_DECLARE_ONE)
+
+/* Operations compute in f32 on pieces of a row, at most MH_CHUNK elements: mh_read gives a piece as f32, in
+ * place or widened into `buffer`; mh_room says where to compute a piece, in place or in `buffer`; mh_write
+ * stores what stands there. In this order an output may be one of the inputs. */
+enum { MH_CHUNK = 1024 };
+const float *mh_read(mh_mat x, int64_t row, int64_t col, int64_t n, float *buffer);
+float *mh_room(mh_mat y, int64_t row, int64_t col, float *buffer);
+void mh_write(mh_mat y, int64_t row, int64_t col, int64_t n, const float *piece);
+
+/* Row `to` of y = row `from` of x. */
+void mh_copy_row(mh_mat y, int64_t to, mh_mat x, int64_t from);
+
+static inline int64_t mh_least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Whether a loop over so many elements is worth waking other threads for. */
+static inline bool mh_worth(int64_t elements)
+{
+    return elements > 16384;
+}
 
 #endif

@@ -1,0 +1,291 @@
+/* gemm by oneDNN 2.6: f32 through dnnl_sgemm; bf16 through matmul primitives where the processor multiplies
+ * bf16 (elsewhere it is widened to f32 first). What oneDNN cannot do falls back to the portable product. */
+#ifdef MHMOE_ONEDNN
+
+#    include "kernel/kernel.h"
+
+#    include <dnnl.h>
+#    include <omp.h>
+#    include <stdlib.h>
+#    include <string.h>
+#    include <threads.h>
+
+enum {
+    CACHE = 2048,          /* primitives a thread keeps */
+    PROBES = 8,            /* places where one may stand */
+    ROWS_PIECE = 256,      /* most rows of a product at once */
+    REDUCTION_PIECE = 1024 /* most rows summed at once in a weight gradient */
+};
+
+enum { A, B, C, SCRATCHPAD, MEMORIES };
+
+static dnnl_engine_t engine;
+static tss_t states;
+static once_flag once = ONCE_FLAG_INIT;
+
+/* What a primitive was made for. Compared as bytes: clear it before filling. */
+typedef struct {
+    int64_t m, n, k, lda, ldb, ldc;
+    int transpose_a, transpose_b, add, out;
+} shape;
+
+typedef struct {
+    shape shape;
+    dnnl_primitive_t primitive; /* NULL: free */
+    dnnl_memory_t memory[MEMORIES];
+    size_t scratchpad;
+} entry;
+
+/* One thread's own: primitives keep data pointers, so threads cannot share them. */
+typedef struct {
+    dnnl_stream_t stream;
+    void *work;
+    size_t work_size;
+    entry cache[CACHE];
+} state;
+
+static void entry_release(entry *e)
+{
+    dnnl_primitive_destroy(e->primitive);
+    for (int i = 0; i < MEMORIES; i++)
+        dnnl_memory_destroy(e->memory[i]);
+    memset(e, 0, sizeof *e);
+}
+
+/* Called when a thread ends. */
+static void state_free(void *pointer)
+{
+    state *s = pointer;
+    for (int i = 0; i < CACHE; i++)
+        if (s->cache[i].primitive)
+            entry_release(&s->cache[i]);
+    dnnl_stream_destroy(s->stream);
+    free(s->work);
+    free(s);
+}
+
+static void start(void)
+{
+    static const dnnl_cpu_isa_t limit[MH_ISAS] = {
+        [MH_ISA_AVX2] = dnnl_cpu_isa_avx2,
+        [MH_ISA_AVX512] = dnnl_cpu_isa_avx512_core,
+        [MH_ISA_AVX512_BF16] = dnnl_cpu_isa_avx512_core_bf16,
+        [MH_ISA_AMX] = dnnl_cpu_isa_avx512_core_amx,
+    };
+    dnnl_set_max_cpu_isa(limit[mh_isa_now()]);
+    if (tss_create(&states, state_free) != thrd_success ||
+        dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
+        engine = NULL;
+}
+
+/* This thread's state, or NULL where there is no memory for it. */
+static state *state_now(void)
+{
+    call_once(&once, start);
+    if (engine == NULL)
+        return NULL;
+    state *s = tss_get(states);
+    if (s == NULL && (s = calloc(1, sizeof *s)) != NULL) {
+        if (dnnl_stream_create(&s->stream, engine, dnnl_stream_default_flags) != dnnl_success ||
+            tss_set(states, s) != thrd_success) {
+            state_free(s);
+            s = NULL;
+        }
+    }
+    return s;
+}
+
+/* Working memory of at least `bytes`, valid until the next call on this thread; NULL where there is none. */
+static void *work(state *s, size_t bytes)
+{
+    if (bytes > s->work_size) {
+        free(s->work);
+        s->work_size = (bytes + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
+        s->work = aligned_alloc(MH_ALIGN, s->work_size);
+        if (s->work == NULL)
+            s->work_size = 0;
+    }
+    return s->work;
+}
+
+static bool describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64_t ld, bool transpose,
+                     mh_type type)
+{
+    dnnl_dims_t dims = {rows, cols}, strides = {transpose ? 1 : ld, transpose ? ld : 1};
+    return dnnl_memory_desc_init_by_strides(desc, 2, dims, type == MH_F32 ? dnnl_f32 : dnnl_bf16, strides) ==
+           dnnl_success;
+}
+
+/* Makes the primitive of `e->shape`. oneDNN plans for the threads it sees at this moment: one. */
+static bool entry_create(entry *e)
+{
+    const shape *p = &e->shape;
+    dnnl_memory_desc_t desc[MEMORIES];
+    dnnl_matmul_desc_t matmul;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t sum = NULL;
+    dnnl_primitive_desc_t made = NULL;
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    bool ok = describe(&desc[A], p->m, p->k, p->lda, p->transpose_a, MH_BF16) &&
+              describe(&desc[B], p->k, p->n, p->ldb, p->transpose_b, MH_BF16) &&
+              describe(&desc[C], p->m, p->n, p->ldc, false, (mh_type)p->out) &&
+              dnnl_primitive_attr_create(&attr) == dnnl_success &&
+              dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user) == dnnl_success;
+    if (ok && p->add)
+        ok = dnnl_post_ops_create(&sum) == dnnl_success &&
+             dnnl_post_ops_append_sum(sum, 1.0f) == dnnl_success &&
+             dnnl_primitive_attr_set_post_ops(attr, sum) == dnnl_success;
+    ok = ok && dnnl_matmul_desc_init(&matmul, &desc[A], &desc[B], NULL, &desc[C]) == dnnl_success &&
+         dnnl_primitive_desc_create(&made, &matmul, attr, engine, NULL) == dnnl_success &&
+         dnnl_primitive_create(&e->primitive, made) == dnnl_success;
+    if (ok) {
+        desc[SCRATCHPAD] = *dnnl_primitive_desc_query_md(made, dnnl_query_scratchpad_md, 0);
+        e->scratchpad = dnnl_memory_desc_get_size(&desc[SCRATCHPAD]);
+        for (int i = 0; i < MEMORIES; i++)
+            ok = ok && dnnl_memory_create(&e->memory[i], &desc[i], engine, DNNL_MEMORY_NONE) == dnnl_success;
+    }
+    dnnl_primitive_desc_destroy(made);
+    dnnl_post_ops_destroy(sum);
+    dnnl_primitive_attr_destroy(attr);
+    omp_set_num_threads(threads);
+    return ok;
+}
+
+/* The primitive of this shape: one of PROBES places that its hash names, the first of which gives way when
+ * all are taken. NULL where oneDNN cannot make it. */
+static entry *find(state *s, const shape *wanted)
+{
+    uint64_t place = mh_hash(wanted, sizeof *wanted);
+    entry *e = NULL;
+    for (uint64_t i = 0; i < PROBES; i++) {
+        e = &s->cache[(place + i) % CACHE];
+        if (e->primitive == NULL)
+            break;
+        if (memcmp(&e->shape, wanted, sizeof *wanted) == 0)
+            return e;
+    }
+    if (e->primitive != NULL)
+        e = &s->cache[place % CACHE];
+    entry_release(e);
+    e->shape = *wanted;
+    if (entry_create(e))
+        return e;
+    entry_release(e);
+    return NULL;
+}
+
+static const void *at(const void *x, mh_type type, int64_t index)
+{
+    return (const char *)x + (size_t)index * mh_type_size(type);
+}
+
+/* One piece of a bf16 product by its primitive. */
+static bool run(state *s, const mh_product *p)
+{
+    shape wanted;
+    memset(&wanted, 0, sizeof wanted);
+    wanted.m = p->m, wanted.n = p->n, wanted.k = p->k;
+    wanted.lda = p->lda, wanted.ldb = p->ldb, wanted.ldc = p->ldc;
+    wanted.transpose_a = p->transpose_a, wanted.transpose_b = p->transpose_b;
+    wanted.add = p->add, wanted.out = (int)p->out;
+    entry *e = find(s, &wanted);
+    void *scratchpad = e && e->scratchpad ? work(s, e->scratchpad) : NULL;
+    if (e == NULL || (e->scratchpad && scratchpad == NULL))
+        return false;
+    /* the C API takes no const pointer; A and B are only read */
+    void *handle[MEMORIES] = {(void *)(uintptr_t)p->a, (void *)(uintptr_t)p->b, p->c, scratchpad};
+    static const int argument[MEMORIES] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
+    dnnl_exec_arg_t arguments[MEMORIES];
+    for (int i = 0; i < MEMORIES; i++) {
+        if (dnnl_memory_set_data_handle(e->memory[i], handle[i]) != dnnl_success)
+            return false;
+        arguments[i] = (dnnl_exec_arg_t){argument[i], e->memory[i]};
+    }
+    return dnnl_primitive_execute(e->primitive, s->stream, MEMORIES, arguments) == dnnl_success;
+}
+
+/* Primitives are made for one shape each and take up to a millisecond to make, but the rows an expert gets
+ * differ in every call. So that dimension is cut into whole pieces and falling powers of two: nine shapes. */
+static int64_t piece(int64_t left, int64_t whole)
+{
+    return left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
+}
+
+static void product_bf16(state *s, const mh_product *p)
+{
+    mh_product part = *p;
+    int64_t total = p->transpose_a ? p->k : p->m;
+    for (int64_t done = 0, count; done < total; done += count) {
+        count = piece(total - done, p->transpose_a ? REDUCTION_PIECE : ROWS_PIECE);
+        part.a = at(p->a, MH_BF16, done * p->lda);
+        if (p->transpose_a) {
+            part.k = count;
+            part.b = at(p->b, MH_BF16, p->transpose_b ? done : done * p->ldb);
+            part.add = p->add || done > 0;
+        } else {
+            part.m = count;
+            part.c = (void *)(uintptr_t)at(p->c, p->out, done * p->ldc);
+        }
+        if (!run(s, &part))
+            mh_gemm_portable(&part);
+    }
+}
+
+static bool product_f32(const mh_product *p)
+{
+    return p->out == MH_F32 &&
+           dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n, p->k, 1.0f, p->a,
+                      p->lda, p->b, p->ldb, p->add ? 1.0f : 0.0f, p->c, p->ldc) == dnnl_success;
+}
+
+/* Copies a bf16 or f32 matrix into f32 rows of `cols`, and back. */
+static void widen(float *y, const void *x, mh_type type, int64_t rows, int64_t cols, int64_t ld)
+{
+    for (int64_t i = 0; i < rows; i++)
+        mh_rows_now()->load(y + i * cols, at(x, type, i * ld), type, cols);
+}
+
+static void narrow(void *y, mh_type type, const float *x, int64_t rows, int64_t cols, int64_t ld)
+{
+    for (int64_t i = 0; i < rows; i++)
+        mh_rows_now()->store((void *)(uintptr_t)at(y, type, i * ld), type, x + i * cols, cols);
+}
+
+/* A bf16 product as one of f32 copies: the same exact products of two 8-bit mantissas, summed in f32. */
+static bool product_widened(state *s, const mh_product *p)
+{
+    int64_t a_rows = p->transpose_a ? p->k : p->m, a_cols = p->transpose_a ? p->m : p->k;
+    int64_t b_rows = p->transpose_b ? p->n : p->k, b_cols = p->transpose_b ? p->k : p->n;
+    float *a = work(s, (size_t)(p->m * p->k + p->k * p->n + p->m * p->n) * sizeof(float));
+    if (a == NULL)
+        return false;
+    float *b = a + p->m * p->k, *c = b + p->k * p->n;
+    widen(a, p->a, p->in, a_rows, a_cols, p->lda);
+    widen(b, p->b, p->in, b_rows, b_cols, p->ldb);
+    mh_product wide = *p;
+    wide.a = a, wide.lda = a_cols, wide.b = b, wide.ldb = b_cols, wide.in = wide.out = MH_F32;
+    if (p->out == MH_F32)
+        return product_f32(&wide);
+    wide.c = c, wide.ldc = p->n;
+    if (p->add)
+        widen(c, p->c, p->out, p->m, p->n, p->ldc);
+    bool ok = product_f32(&wide);
+    if (ok)
+        narrow(p->c, p->out, c, p->m, p->n, p->ldc);
+    return ok;
+}
+
+void mh_gemm_onednn(const mh_product *p)
+{
+    if (p->m == 0 || p->n == 0)
+        return;
+    state *s = state_now();
+    bool native = p->in == MH_BF16 && mh_isa_now() >= MH_ISA_AVX512_BF16;
+    if (s != NULL && p->k > 0 && native)
+        product_bf16(s, p);
+    else if (s == NULL || p->k == 0 || !(p->in == MH_F32 ? product_f32(p) : product_widened(s, p)))
+        mh_gemm_portable(p);
+}
+
+#endif

@@ -1,0 +1,95 @@
+/* kernel: the inner loops. A portable version of each is the specification; the instruction set of the
+ * running processor picks the version that is used. Nothing here starts threads: src/op does. */
+#ifndef MH_KERNEL_H
+#define MH_KERNEL_H
+
+#include "base/base.h"
+
+/* ---- isa.c: which instruction set is used -------------------------------------------------------------- */
+
+/* Each includes the ones before it. */
+typedef enum { MH_ISA_PORTABLE, MH_ISA_AVX2, MH_ISA_AVX512, MH_ISA_AVX512_BF16, MH_ISA_AMX, MH_ISAS } mh_isa;
+
+/* Checks the environment variable MHMOE_ISA and settles the choice. Optional: without it a bad MHMOE_ISA goes
+ * unnoticed and the best is used. Fails with MH_EUSAGE at an unknown word. */
+mh_status mh_isa_init(void);
+
+mh_isa mh_isa_best(void); /* what processor and system offer */
+mh_isa mh_isa_now(void);  /* what is used: the lower of mh_isa_best() and MHMOE_ISA */
+const char *mh_isa_name(mh_isa isa);
+
+/* ---- rows.c: loops over one row of f32 ------------------------------------------------------------------
+ */
+
+/* Factors of one AdamW update that are alike for all elements. */
+typedef struct {
+    float grad_scale, beta1, beta2, rate, root, eps, keep;
+} mh_adamw_factors;
+
+/* n >= 0; an output may be one of the inputs, but must not overlap it otherwise. Sums are taken in vector
+ * lanes: their order depends on the instruction set and on nothing else. */
+typedef struct {
+    void (*load)(float *y, const void *x, mh_type type, int64_t n);  /* from f32 or bf16 */
+    void (*store)(void *y, mh_type type, const float *x, int64_t n); /* to f32 or bf16, to nearest even */
+    float (*sum)(const float *x, int64_t n);
+    float (*squares)(const float *x, float m, int64_t n); /* sum (x - m)^2 */
+    double (*squares_wide)(const float *x, int64_t n);    /* sum x^2, in double */
+    float (*dot)(const float *a, const float *b, int64_t n);
+    float (*max)(const float *x, int64_t n); /* -infinity for n = 0; NaN may be passed over */
+    void (*add)(float *y, const float *a, const float *b, int64_t n);
+    void (*multiply)(float *y, const float *a, const float *b, int64_t n);
+    void (*scale)(float *y, float a, const float *x, int64_t n);         /* y = a x */
+    void (*axpy)(float *y, float a, const float *x, int64_t n);          /* y += a x */
+    float (*exp)(float *y, const float *x, float a, float b, int64_t n); /* y = exp(a x - b); returns sum y */
+    /* dx = a p (dp - b) */
+    void (*softmax_bwd)(float *dx, const float *p, const float *dp, float a, float b, int64_t n);
+    /* y = (x - m) r w */
+    void (*norm)(float *y, const float *x, const float *w, float m, float r, int64_t n);
+    /* sums[0] += sum dy w; sums[1] += sum dy w (x - m) r */
+    void (*norm_sums)(float sums[2], const float *dy, const float *x, const float *w, float m, float r,
+                      int64_t n);
+    /* dx = r (dy w - a - (x - m) r b) */
+    void (*norm_bwd)(float *dx, const float *dy, const float *x, const float *w, float m, float r, float a,
+                     float b, int64_t n);
+    /* dw += dy (x - m) r */
+    void (*norm_dw)(float *dw, const float *dy, const float *x, float m, float r, int64_t n);
+    /* (a, b) = (a cos - b sin, b cos + a sin), sin multiplied by `turn`: 1 or -1 */
+    void (*rotate)(float *a, float *b, const float *cos, const float *sin, float turn, int64_t n);
+    void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
+    void (*swiglu_bwd)(float *dgate, float *dup, const float *dy, const float *gate, const float *up,
+                       int64_t n);
+    void (*gelu)(float *y, const float *up, int64_t n);
+    void (*gelu_bwd)(float *dup, const float *dy, const float *up, int64_t n);
+    /* g = grad_scale dw; m and v their averages; w = keep w - rate m / (root sqrt(v) + eps) */
+    void (*adamw)(float *w, float *m, float *v, const float *dw, const mh_adamw_factors *f, int64_t n);
+} mh_rows;
+
+/* The kernels in use, and those of one instruction set (NULL where the processor or this build lacks it). */
+const mh_rows *mh_rows_now(void);
+const mh_rows *mh_rows_of(mh_isa isa);
+
+/* ---- gemm_portable.c, gemm_onednn.c: one tile of a matrix product ---------------------------------------
+ */
+
+/* C[m,n] = op(A)[m,k] op(B)[k,n], or added to C. Row-major; element (i,j) of a stored matrix is at i*ld + j.
+ * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has f32 C: this is the weight
+ * gradient, whose long k may be summed in pieces. */
+typedef struct {
+    int64_t m, n, k;
+    const void *a, *b; /* stored [m,k] and [k,n]; transposed: [k,m] and [n,k] */
+    void *c;
+    int64_t lda, ldb, ldc;
+    bool transpose_a, transpose_b, add;
+    mh_type in, out; /* of A and B; of C */
+} mh_product;
+
+/* Runs on the calling thread, which must be inside a parallel region (else oneDNN starts its own threads, and
+ * the bits depend on their number). */
+void mh_gemm(const mh_product *product);
+
+void mh_gemm_portable(const mh_product *product); /* the specification */
+#ifdef MHMOE_ONEDNN
+void mh_gemm_onednn(const mh_product *product);
+#endif
+
+#endif

@@ -1,0 +1,178 @@
+/* linear: y = x w^T + bias, its gradients, and the same by groups of rows that have weights of their own
+ * (experts). Work is cut into tiles whose bounds depend on shapes alone, so that any number of threads gives
+ * the same bits. */
+#include "kernel/kernel.h"
+#include "op/op.h"
+
+/* Tiles of an output [rows, width]: large enough that a product runs at full speed; narrower where there are
+ * few rows (decoding), so that every thread gets some. Tiles of a weight gradient sum over all rows. */
+enum { TILE_ROWS = 256, TILE_COLS = 1024, FEW_ROWS = 32, FEW_COLS = 256, DW_ROWS = 256, DW_COLS = 1024 };
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* The rows of each group; without `begin` there is one group of all rows. */
+typedef struct {
+    const int64_t *begin;
+    int groups;
+    int64_t rows;
+} grouping;
+
+static int64_t group_first(grouping g, int group)
+{
+    return g.begin ? g.begin[group] : 0;
+}
+
+static int64_t group_rows(grouping g, int group)
+{
+    return g.begin ? g.begin[group + 1] - g.begin[group] : g.rows;
+}
+
+/* A tile of an output matrix. */
+typedef struct {
+    int group;
+    int64_t row, rows, col, cols;
+} tile;
+
+/* Walks forward through the tiles of all groups; `before` tiles belong to groups left behind. */
+typedef struct {
+    grouping g;
+    int64_t width;
+    int group;
+    int64_t before;
+} walker;
+
+static int64_t tile_cols(int64_t rows)
+{
+    return rows <= FEW_ROWS ? FEW_COLS : TILE_COLS;
+}
+
+static int64_t group_tiles(const walker *w)
+{
+    int64_t rows = group_rows(w->g, w->group);
+    return ceil_div(rows, TILE_ROWS) * ceil_div(w->width, tile_cols(rows));
+}
+
+static int64_t all_tiles(walker w)
+{
+    for (w.group = 0; w.group < w.g.groups; w.group++)
+        w.before += group_tiles(&w);
+    return w.before;
+}
+
+/* Tile `index`, not before the one of the last call. Tiles that share weights follow each other. */
+static tile walk_to(walker *w, int64_t index)
+{
+    int64_t tiles;
+    while (index - w->before >= (tiles = group_tiles(w))) {
+        w->before += tiles;
+        w->group++;
+    }
+    int64_t rows = group_rows(w->g, w->group), down = ceil_div(rows, TILE_ROWS);
+    int64_t i = (index - w->before) % down * TILE_ROWS, j = (index - w->before) / down * tile_cols(rows);
+    return (tile){w->group, group_first(w->g, w->group) + i, mh_least(TILE_ROWS, rows - i), j,
+                  mh_least(tile_cols(rows), w->width - j)};
+}
+
+/* Bias goes in first and the product is added to it: one rounding less than the other way round. */
+static void fill_bias(mh_mat y, tile t, const float *bias)
+{
+    for (int64_t r = 0; r < t.rows; r++)
+        mh_rows_now()->store(mh_mat_at(y, t.row + r, t.col), y.type, bias + t.col, t.cols);
+}
+
+void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups)
+{
+    int64_t out = w.rows / groups;
+    walker walk = {.g = {begin, groups, x.rows}, .width = out};
+    int64_t tiles = all_tiles(walk);
+#pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk)
+    for (int64_t i = 0; i < tiles; i++) {
+        tile t = walk_to(&walk, i);
+        if (bias)
+            fill_bias(y, t, bias + t.group * out);
+        mh_gemm(&(mh_product){.m = t.rows,
+                              .n = t.cols,
+                              .k = x.cols,
+                              .a = mh_mat_row(x, t.row),
+                              .lda = x.ld,
+                              .b = mh_mat_row(w, t.group * out + t.col),
+                              .ldb = w.ld,
+                              .transpose_b = true,
+                              .c = mh_mat_at(y, t.row, t.col),
+                              .ldc = y.ld,
+                              .add = bias != NULL,
+                              .in = x.type,
+                              .out = y.type});
+    }
+}
+
+/* dx = dy w */
+static void linear_dx(mh_mat dx, bool add, mh_mat dy, mh_mat w, grouping g)
+{
+    int64_t out = w.rows / g.groups;
+    walker walk = {.g = g, .width = w.cols};
+    int64_t tiles = all_tiles(walk);
+#pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk)
+    for (int64_t i = 0; i < tiles; i++) {
+        tile t = walk_to(&walk, i);
+        mh_gemm(&(mh_product){.m = t.rows,
+                              .n = t.cols,
+                              .k = out,
+                              .a = mh_mat_row(dy, t.row),
+                              .lda = dy.ld,
+                              .b = mh_mat_at(w, t.group * out, t.col),
+                              .ldb = w.ld,
+                              .c = mh_mat_at(dx, t.row, t.col),
+                              .ldc = dx.ld,
+                              .add = add,
+                              .in = dy.type,
+                              .out = dx.type});
+    }
+}
+
+/* dbias += the sum of dy's rows, in their order */
+static void add_rows(float *dbias, mh_mat dy)
+{
+    float buffer[DW_ROWS];
+    for (int64_t r = 0; r < dy.rows; r++)
+        mh_rows_now()->add(dbias, dbias, mh_read(dy, r, 0, dy.cols, buffer), dy.cols);
+}
+
+/* dw += dy^T x and dbias += sum dy, group by group */
+static void linear_dw(float *dw, float *dbias, mh_mat dy, mh_mat x, int64_t out, grouping g)
+{
+    int64_t down = ceil_div(out, DW_ROWS), across = ceil_div(x.cols, DW_COLS);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t t = 0; t < g.groups * down * across; t++) {
+        int group = (int)(t / (down * across));
+        int64_t i = t / across % down * DW_ROWS, j = t % across * DW_COLS;
+        int64_t first = group_first(g, group), rows = group_rows(g, group), n = mh_least(DW_ROWS, out - i);
+        mh_gemm(&(mh_product){.m = n,
+                              .n = mh_least(DW_COLS, x.cols - j),
+                              .k = rows,
+                              .a = mh_mat_at(dy, first, i),
+                              .lda = dy.ld,
+                              .transpose_a = true,
+                              .b = mh_mat_at(x, first, j),
+                              .ldb = x.ld,
+                              .c = dw + (group * out + i) * x.cols + j,
+                              .ldc = x.cols,
+                              .add = true,
+                              .in = x.type,
+                              .out = MH_F32});
+        if (dbias && j == 0)
+            add_rows(dbias + group * out + i, mh_mat_cols(mh_mat_rows(dy, first, rows), i, n));
+    }
+}
+
+void mh_cpu_linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_mat w,
+                       const int64_t *begin, int groups)
+{
+    grouping g = {begin, groups, x.rows};
+    if (dx.p)
+        linear_dx(dx, add, dy, w, g);
+    linear_dw(dw, dbias, dy, x, w.rows / groups, g);
+}
