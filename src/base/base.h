@@ -18,6 +18,9 @@ mh_status mh_fail(mh_status status, const char *format, ...) __attribute__((form
 /* Puts "context: " in front of the stored sentence and returns `status`. */
 mh_status mh_fail_in(mh_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* A failed system call: "cannot DOING PATH: what errno says; remedy". Returns MH_EIO or MH_EMEMORY. */
+mh_status mh_fail_errno(const char *doing, const char *path);
+
 /* The general meaning of a status, from MH_STATUS_LIST. */
 const char *mh_status_text(mh_status status);
 
@@ -28,7 +31,7 @@ const char *mh_status_text(mh_status status);
             return mh_try_status;         \
     } while (0)
 
-/* ---- arena.c: memory measured and carved by the same function ---------------------------------------- */
+/* ---- arena.c: memory measured and carved by the same function --------------------------------------- */
 
 /* With base NULL an arena only counts; mh_take then returns NULL. */
 typedef struct {
@@ -45,7 +48,7 @@ void *mh_take(mh_arena *arena, size_t bytes);
 mh_status mh_arena_init(mh_arena *arena, size_t bytes, const char *what);
 void mh_arena_release(mh_arena *arena);
 
-/* ---- type.c: element types ----------------------------------------------------------------------------- */
+/* ---- type.c: element types -------------------------------------------------------------------------- */
 
 typedef enum { MH_F32, MH_BF16, MH_I32, MH_TYPES } mh_type;
 
@@ -53,9 +56,9 @@ size_t mh_type_size(mh_type type);
 const char *mh_type_name(mh_type type); /* safetensors' names: "F32", "BF16", "I32" */
 bool mh_type_from_name(const char *name, mh_type *type);
 
-/* ---- random.c: numbers that are a function of (seed, stream, index); Philox 4x32-10 -------------------- */
+/* ---- random.c: numbers that are a function of (seed, stream, index); Philox 4x32-10 ----------------- */
 
-/* Streams keep uses apart: what the number is for, at which step, in which layer. */
+/* Streams keep uses apart: what the number is for, at which step (36 bits), in which layer (24 bits). */
 typedef enum {
     MH_RANDOM_INIT,
     MH_RANDOM_DROPOUT,
@@ -74,15 +77,9 @@ uint64_t mh_permute(uint64_t seed, uint64_t stream, uint64_t n, uint64_t i);
 
 /* ---- text.c: a growing string ----------------------------------------------------------------------- */
 
-/* data is NUL-terminated once anything was added; {0} is empty. */
-typedef struct {
-    char *data;
-    size_t length, capacity;
-} mh_text;
-
+/* mh_text and mh_text_release are public: see mhmoe.h. */
 mh_status mh_text_add(mh_text *text, const void *data, size_t length);
 mh_status mh_text_printf(mh_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void mh_text_release(mh_text *text);
 
 /* Edit distance of two short words (at most 63 characters each); used to name the nearest known word. */
 int mh_text_distance(const char *a, const char *b);
@@ -91,7 +88,7 @@ int mh_text_distance(const char *a, const char *b);
 bool mh_text_to_int(const char *text, int64_t *value);
 bool mh_text_to_double(const char *text, double *value); /* finite only */
 
-/* ---- file.c: the operating system's files -------------------------------------------------------------- */
+/* ---- file.c: paths, whole files, files that appear only when complete, memory maps ------------------ */
 
 #define MH_PATH 4096
 
@@ -118,11 +115,8 @@ void mh_writer_abort(mh_writer *writer);       /* removes the aside file; harmle
 /* The same for small contents in one call. */
 mh_status mh_file_write(const char *path, const void *data, size_t bytes);
 
-/* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
- * file in it, renames it to `path` and syncs the parent. An existing `path` is replaced. */
-mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
-mh_status mh_folder_commit(const char *aside, const char *path);
-mh_status mh_remove_tree(const char *path); /* a missing path is fine */
+/* Makes the renaming of `path` survive a power cut. */
+mh_status mh_sync_parent(const char *path);
 
 /* Read-only memory map. An empty file gives size 0 and data NULL. */
 typedef struct {
@@ -132,6 +126,16 @@ typedef struct {
 
 mh_status mh_map_open(mh_map *map, const char *path);
 void mh_map_close(mh_map *map);
+
+/* ---- folder.c: folders that appear only when complete ----------------------------------------------- */
+
+/* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
+ * file in it, renames it to `path` and syncs the parent. An existing `path` is replaced. */
+mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
+mh_status mh_folder_commit(const char *aside, const char *path);
+mh_status mh_remove_tree(const char *path); /* a missing path is fine */
+
+/* ---- lock.c: one holder at a time ------------------------------------------------------------------- */
 
 /* An exclusive lock file naming pid and host of its holder; released by the system if the process dies.
  * A held lock fails with MH_ESTATE and names the holder. */
@@ -143,6 +147,8 @@ typedef struct {
 mh_status mh_lock_take(mh_lock *lock, const char *path);
 void mh_lock_release(mh_lock *lock);
 
+/* ---- machine.c: hashes, memory and time ------------------------------------------------------------- */
+
 /* Hash of bytes (XXH3, 64 bit), used for checksums and identities; as 16 lower-case hex digits in text. */
 uint64_t mh_hash(const void *data, size_t bytes);
 void mh_hash_text(uint64_t hash, char out[17]);
@@ -152,7 +158,7 @@ size_t mh_memory_available(void);
 size_t mh_memory_peak(void); /* peak resident size of this process */
 double mh_seconds(void);
 
-/* ---- json.c: jansson behind limits -------------------------------------------------------------------- */
+/* ---- json.c: jansson behind limits ------------------------------------------------------------------ */
 
 /* Parses one JSON value; `what` names the source in errors. The caller owns *json (json_decref). */
 mh_status mh_json_parse(json_t **json, const char *data, size_t length, const char *what);
@@ -160,7 +166,7 @@ mh_status mh_json_read(json_t **json, const char *path); /* a file of at most 64
 mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out);
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
 
-/* ---- yaml.c: libyaml as a list of dotted keys --------------------------------------------------------- */
+/* ---- yaml.c: libyaml as a list of dotted keys ------------------------------------------------------- */
 
 /* Calls each("moe.experts", "8", line) for every scalar of a nested mapping, in order of appearance. A
  * sequence of scalars becomes one value joined by ", ". Aliases, tags, duplicate keys, several documents and
@@ -168,8 +174,7 @@ mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside 
 typedef mh_status mh_yaml_each(void *context, const char *key, const char *value, int line);
 mh_status mh_yaml_read(const char *path, const char *data, size_t length, mh_yaml_each *each, void *context);
 
-/* ---- options.c: one table of settings, many readers -----------------------------------------------------
- */
+/* ---- options.c: one table of settings, many readers ------------------------------------------------- */
 
 typedef enum {
     MH_OPTION_BOOL,
@@ -223,8 +228,8 @@ mh_status mh_options_assign(const mh_options *options, void *config, const char 
 mh_status mh_options_read_yaml(const mh_options *options, void *config, const char *path);
 mh_status mh_options_write_yaml(const mh_options *options, const void *config, mh_text *out);
 
-/* One section as a JSON object and back; reading refuses unknown keys and wrong types, missing ones keep
- * their value. */
+/* One section of the whole `config` as a JSON object and back; reading refuses unknown keys and wrong types,
+ * missing ones keep their value. */
 json_t *mh_section_to_json(const mh_section *section, const void *config);
 mh_status mh_section_from_json(const mh_section *section, void *config, const json_t *json,
                                const char *where);
@@ -237,8 +242,7 @@ bool mh_options_conflict(const mh_options *options, const void *was, const void 
 mh_status mh_options_markdown(const mh_options *options, mh_text *out);
 mh_status mh_options_help(const mh_options *options, mh_text *out);
 
-/* ---- safetensors.c: named tensors in a file ---------------------------------------------------------------
- */
+/* ---- safetensors.c: named tensors in a file --------------------------------------------------------- */
 
 #define MH_TENSOR_RANK 4
 
@@ -267,7 +271,7 @@ const char *mh_tensors_meta(const mh_tensors *tensors, const char *key);       /
  * checksum of the data ("xxh3" in the metadata), aside and renamed. */
 mh_status mh_tensors_write(const char *path, const mh_tensor *tensors, int count, const json_t *meta);
 
-/* ---- progress: what long work tells its caller --------------------------------------------------------- */
+/* ---- progress.c: what long work tells its caller ------------------------------------------------------ */
 
 /* report(context, "encoding", done, total, note): total 0 when unknown, note may be NULL. report itself may
  * be NULL. */
@@ -275,7 +279,7 @@ typedef struct {
     void (*report)(void *context, const char *what, double done, double total, const char *note);
     void *context;
     const volatile int
-        *stop; /* set by a signal handler: finish cleanly and return MH_EINTERRUPTED; may be NULL */
+        *stop; /* set by a signal handler: finish cleanly, return MH_EINTERRUPTED; may be NULL */
 } mh_progress;
 
 void mh_progress_report(const mh_progress *progress, const char *what, double done, double total,

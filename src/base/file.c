@@ -1,0 +1,172 @@
+/* file: paths, whole files, files that appear only when complete, and memory maps. */
+#include "base/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+mh_status mh_path_join(char out[MH_PATH], const char *dir, const char *name)
+{
+    size_t n = strlen(dir);
+    const char *slash = n > 0 && dir[n - 1] != '/' ? "/" : "";
+    if (snprintf(out, MH_PATH, "%s%s%s", dir, slash, name) >= MH_PATH)
+        return mh_fail(MH_EVALUE, "the path %.100s.../%.100s is longer than %d characters; use shorter names",
+                       dir, name, MH_PATH - 1);
+    return MH_OK;
+}
+
+bool mh_path_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+bool mh_path_is_dir(const char *path)
+{
+    struct stat s;
+    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+mh_status mh_make_dirs(const char *path)
+{
+    char part[MH_PATH] = "";
+    MH_TRY(mh_path_join(part, path, ""));
+    for (char *slash = part + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
+        *slash = '\0';
+        /* A folder that stands already may answer EROFS or EACCES instead of EEXIST. */
+        if (mkdir(part, 0777) != 0 && !mh_path_is_dir(part))
+            return mh_fail_errno("create folder", part);
+        *slash = '/';
+    }
+    return MH_OK;
+}
+
+mh_status mh_file_read(const char *path, size_t limit, mh_text *out)
+{
+    *out = (mh_text){0};
+    mh_status status = MH_OK;
+    FILE *file = fopen(path, "rbe");
+    if (file == NULL)
+        return mh_fail_errno("open", path);
+    char block[1 << 16];
+    size_t n;
+    while (status == MH_OK && (n = fread(block, 1, sizeof block, file)) > 0)
+        if (n > limit - out->length)
+            status =
+                mh_fail(MH_EFORMAT, "%s is larger than the %zu bytes allowed for such a file", path, limit);
+        else
+            status = mh_text_add(out, block, n);
+    if (status == MH_OK && ferror(file))
+        status = mh_fail_errno("read", path);
+    if (status == MH_OK)
+        status = mh_text_add(out, "", 0); /* an empty file is an empty string, too */
+    fclose(file);
+    if (status != MH_OK)
+        mh_text_release(out);
+    return status;
+}
+
+/* Some file systems cannot sync a folder and say EINVAL. */
+mh_status mh_sync_parent(const char *path)
+{
+    char copy[MH_PATH];
+    snprintf(copy, sizeof copy, "%s", path);
+    const char *parent = dirname(copy);
+    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return mh_fail_errno("open folder", parent);
+    int failed = fsync(fd) != 0 && errno != EINVAL;
+    mh_status status = failed ? mh_fail_errno("sync folder", parent) : MH_OK;
+    close(fd);
+    return status;
+}
+
+mh_status mh_writer_open(mh_writer *writer, const char *path)
+{
+    writer->file = NULL;
+    MH_TRY(mh_path_join(writer->path, "", path));
+    snprintf(writer->aside, sizeof writer->aside, "%s.tmp", path);
+    if (mh_path_is_dir(path)) {
+        errno = EISDIR;
+        return mh_fail_errno("write", path);
+    }
+    writer->file = fopen(writer->aside, "wbe");
+    if (writer->file == NULL)
+        return mh_fail_errno("write", path);
+    return MH_OK;
+}
+
+mh_status mh_writer_put(mh_writer *writer, const void *data, size_t bytes)
+{
+    if (bytes > 0 && fwrite(data, 1, bytes, writer->file) != bytes)
+        return mh_fail_errno("write", writer->path);
+    return MH_OK;
+}
+
+void mh_writer_abort(mh_writer *writer)
+{
+    if (writer->file == NULL)
+        return;
+    fclose(writer->file);
+    writer->file = NULL;
+    unlink(writer->aside);
+}
+
+mh_status mh_writer_commit(mh_writer *writer)
+{
+    FILE *file = writer->file;
+    /* ferror: an earlier failed write whose status the caller did not look at */
+    if (ferror(file) || fflush(file) != 0 || fsync(fileno(file)) != 0 ||
+        rename(writer->aside, writer->path) != 0) {
+        mh_status status = mh_fail_errno("write", writer->path);
+        mh_writer_abort(writer);
+        return status;
+    }
+    fclose(file);
+    writer->file = NULL;
+    return mh_sync_parent(writer->path);
+}
+
+mh_status mh_file_write(const char *path, const void *data, size_t bytes)
+{
+    mh_writer writer;
+    MH_TRY(mh_writer_open(&writer, path));
+    mh_status status = mh_writer_put(&writer, data, bytes);
+    if (status == MH_OK)
+        return mh_writer_commit(&writer);
+    mh_writer_abort(&writer);
+    return status;
+}
+
+mh_status mh_map_open(mh_map *map, const char *path)
+{
+    *map = (mh_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return mh_fail_errno("open", path);
+    mh_status status = MH_OK;
+    struct stat s;
+    if (fstat(fd, &s) != 0) {
+        status = mh_fail_errno("open", path);
+    } else if (!S_ISREG(s.st_mode)) {
+        status = mh_fail(MH_EIO, "%s is not a regular file; name one", path);
+    } else if (s.st_size > 0) {
+        void *data = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED)
+            status = mh_fail_errno("map", path);
+        else
+            *map = (mh_map){data, (size_t)s.st_size};
+    }
+    close(fd);
+    return status;
+}
+
+void mh_map_close(mh_map *map)
+{
+    if (map->data != NULL)
+        munmap((void *)map->data, map->size);
+    *map = (mh_map){0};
+}

@@ -1,0 +1,68 @@
+/* json: jansson behind limits. */
+#include "base/base.h"
+
+#define FILE_LIMIT ((size_t)64 << 20)
+#define FLAGS      (JSON_DECODE_ANY | JSON_REJECT_DUPLICATES)
+
+mh_status mh_json_parse(json_t **json, const char *data, size_t length, const char *what)
+{
+    json_error_t error;
+    *json = json_loadb(data, length, FLAGS, &error); /* jansson's own limit on depth is 2048 */
+    if (*json == NULL)
+        return mh_fail(MH_EFORMAT, "%s is not valid JSON: line %d, column %d: %s", what, error.line,
+                       error.column, error.text);
+    return MH_OK;
+}
+
+mh_status mh_json_read(json_t **json, const char *path)
+{
+    *json = NULL;
+    mh_text text;
+    MH_TRY(mh_file_read(path, FILE_LIMIT, &text));
+    mh_status status = mh_json_parse(json, text.data, text.length, path);
+    mh_text_release(&text);
+    return status;
+}
+
+static int add(const char *data, size_t length, void *text)
+{
+    return mh_text_add(text, data, length) == MH_OK ? 0 : -1;
+}
+
+static mh_status dump(const json_t *json, size_t flags, mh_text *out)
+{
+    size_t before = out->length;
+    if (json_dump_callback(json, add, out, flags | JSON_ENCODE_ANY) == 0)
+        return MH_OK;
+    out->length = before;
+    return mh_fail(MH_EMEMORY, "the system refused memory for a JSON text");
+}
+
+/* A double needs 17 digits in general, but 15 give back what people write: 0.1 and not
+ * 0.10000000000000001. So for readers 15 are used where reading them back gives the same values. */
+mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out)
+{
+    if (!pretty)
+        return dump(json, JSON_COMPACT, out);
+    size_t before = out->length;
+    MH_TRY(dump(json, JSON_INDENT(2) | JSON_REAL_PRECISION(15), out));
+    json_t *back = json_loadb(out->data + before, out->length - before, FLAGS, NULL);
+    bool same = json_equal(json, back);
+    json_decref(back);
+    if (same)
+        return MH_OK;
+    out->length = before;
+    return dump(json, JSON_INDENT(2), out);
+}
+
+mh_status mh_json_write(const char *path, const json_t *json)
+{
+    mh_text text = {0};
+    mh_status status = mh_json_dump(json, true, &text);
+    if (status == MH_OK)
+        status = mh_text_add(&text, "\n", 1);
+    if (status == MH_OK)
+        status = mh_file_write(path, text.data, text.length);
+    mh_text_release(&text);
+    return status;
+}
