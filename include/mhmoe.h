@@ -1,10 +1,23 @@
-/* mhmoe: sparse mixture-of-experts language models in C. The installed interface. */
+/* mhmoe: sparse mixture-of-experts language models in C. The installed interface.
+ *
+ * Load a checkpoint with mh_model_load, open a session on it, then either let mh_generate write text, or feed
+ * tokens with mh_session_sync and read mh_session_logits. A loaded model and its tokenizer never change and
+ * may be shared by threads, each with a session of its own. Handles are freed with their _free function, and
+ * freeing NULL is fine.
+ */
 #ifndef MHMOE_H
 #define MHMOE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* ---- failures as sentences -------------------------------------------------------------------------------
+ */
 
 /* Every function that can fail returns one of these; mh_message() then holds a full sentence. */
 #define MH_STATUS_LIST(X)                                 \
@@ -24,6 +37,125 @@ typedef enum { MH_STATUS_LIST(MH_STATUS_ENUM) } mh_status;
 
 /* The sentence of this thread's last failure; empty before the first. Valid until the next failure. */
 const char *mh_message(void);
+
+/* "0.1.0" */
+const char *mh_version(void);
+
+/* ---- text and tokens -------------------------------------------------------------------------------------
+ */
+
+/* A growing string. data is NUL-terminated once anything was added; {0} is empty. */
+typedef struct {
+    char *data;
+    size_t length, capacity;
+} mh_text;
+
+void mh_text_release(mh_text *text);
+
+/* A growing list of tokens; {0} is empty. */
+typedef struct {
+    int32_t *id;
+    int64_t count, capacity;
+} mh_ids;
+
+void mh_ids_release(mh_ids *ids);
+
+typedef struct mh_tokenizer mh_tokenizer;
+
+/* Loads a SentencePiece .model file, checking it piece by piece. */
+mh_status mh_tokenizer_load(mh_tokenizer **tokenizer, const char *path);
+void mh_tokenizer_free(mh_tokenizer *tokenizer);
+
+int mh_tokenizer_vocab(const mh_tokenizer *tokenizer);
+int32_t mh_tokenizer_bos(const mh_tokenizer *tokenizer); /* <s>, or -1 */
+int32_t mh_tokenizer_eos(const mh_tokenizer *tokenizer); /* </s>, or -1 */
+
+/* Appends the ids of `text` (UTF-8) to `ids`; no <s> or </s> is added. */
+mh_status mh_tokenizer_encode(const mh_tokenizer *tokenizer, const char *text, size_t length, mh_ids *ids);
+
+/* Appends the text of `count` ids; control pieces give nothing. decode(encode(x)) = x. */
+mh_status mh_tokenizer_decode(const mh_tokenizer *tokenizer, const int32_t *id, int64_t count, mh_text *text);
+
+/* ---- models ----------------------------------------------------------------------------------------------
+ */
+
+typedef struct mh_model mh_model;
+
+typedef enum { MH_PRECISION_F32, MH_PRECISION_BF16 } mh_precision;
+
+/* Loads the checkpoint folder `path`, or the newest checkpoint of the run folder `path`, for inference.
+ * `tokenizer` may be NULL; otherwise a checkpoint without tokenizer is refused. */
+mh_status mh_model_load(mh_model **model, mh_tokenizer **tokenizer, const char *path, mh_precision precision);
+void mh_model_free(mh_model *model);
+
+int64_t mh_model_vocab(const mh_model *model);
+int64_t mh_model_context(const mh_model *model); /* the longest sequence, in tokens */
+
+/* ---- sessions: one timeline with its KV cache ------------------------------------------------------------
+ */
+
+typedef struct mh_session mh_session;
+
+/* The model must outlive the session. Room for the model's whole context; prompts are computed in blocks.
+ * Refuses a model with a capacity factor: its output would depend on later tokens. */
+mh_status mh_session_create(mh_session **session, const mh_model *model);
+void mh_session_free(mh_session *session);
+const mh_model *mh_session_model(const mh_session *session);
+
+/* Makes the session's state that of exactly these tokens, at least one, recomputing only what follows the
+ * common prefix. Fails where count exceeds the context or a token the vocabulary; the session then keeps its
+ * state. */
+mh_status mh_session_sync(mh_session *session, const int32_t *token, int64_t count);
+
+/* f32 [vocab] after the last token; valid until the next sync. */
+const float *mh_session_logits(const mh_session *session);
+int64_t mh_session_length(const mh_session *session);
+
+/* ---- sampling --------------------------------------------------------------------------------------------
+ */
+
+/* How the next token is drawn: of the top_k most likely, the fewest that hold the share top_p. */
+typedef struct {
+    double temperature; /* 0: greedy */
+    int64_t top_k;      /* 0: all */
+    double top_p;       /* over 0; 1: all */
+    uint64_t seed;
+} mh_sampler;
+
+typedef struct {
+    float p;
+    int32_t id;
+} mh_candidate;
+
+/* The next token from logits [vocab], a function of all its arguments; ties go to the lowest token. `index`
+ * numbers the draws of one text. work: [vocab] of work space. */
+int32_t mh_sample(const mh_sampler *sampler, uint64_t index, const float *logits, int64_t vocab,
+                  mh_candidate *work);
+
+/* ---- text from a prompt ----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const char *prompt;
+    int64_t max_tokens; /* at least 1 */
+    mh_sampler sampler;
+    const char *stop; /* end before this text, or NULL */
+} mh_generation;
+
+/* Called after each token and at the end with the text that has become certain: whole UTF-8 characters, no
+ * part of `stop`; often none. Return false to end. */
+typedef bool mh_on_text(void *context, const char *text, size_t length);
+
+typedef struct {
+    int64_t prompt_tokens,
+        tokens; /* the token that starts a text counts for the prompt, the one that ends it not */
+    double prompt_seconds, seconds;
+    const char *reason; /* "length", "end of text", "stop", "context full", "interrupted" */
+} mh_generated;
+
+/* Continues the prompt. A prompt longer than the context is refused. */
+mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const mh_generation *generation,
+                      mh_on_text *on_text, void *context, mh_generated *result);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,4 @@
-/* cli: one command a file; main.c is a table of them. Results go to stdout, progress and messages to stderr.
- */
+/* cli: one command a file; main.c is a table of them. Results go to stdout, messages to stderr. */
 #ifndef MH_CLI_H
 #define MH_CLI_H
 
@@ -7,29 +6,44 @@
 
 enum { CLI_OK = 0, CLI_FAILURE = 1, CLI_USAGE = 2 };
 
-/* ---- main.c: the table of commands
- * ----------------------------------------------------------------------------------- */
+/* ---- main.c: the table of commands, each in the file of its name ---------------------------------- */
 
 typedef struct {
     const char *name, *summary;
     int (*run)(int argc, char **argv); /* argv[0] is "mhmoe NAME"; returns the exit code */
 } cli_command;
 
-/* ---- parse.c: argp fed from small tables
- * -------------------------------------------------------------------------------- */
+/* Runs the command that argv[1] names with the words after it, its argv[0] being "PROGRAM NAME". Lists the
+ * commands after --help, and on stderr where argv[1] is missing; for an unknown one it names the nearest.
+ * Used by main and by commands that have commands of their own ("mhmoe data build"). */
+int cli_dispatch(const char *program, const cli_command *commands, int count, int argc, char **argv);
+
+int cli_tokenizer(int argc, char **argv);
+int cli_data(int argc, char **argv);
+int cli_train(int argc, char **argv);
+int cli_eval(int argc, char **argv);
+int cli_generate(int argc, char **argv);
+int cli_info(int argc, char **argv);
+int cli_plan(int argc, char **argv);
+int cli_verify(int argc, char **argv);
+int cli_import(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
+int cli_config(int argc, char **argv);
+
+/* ---- parse.c: argp fed from small tables ---------------------------------------------------------- */
 
 typedef enum { CLI_FLAG, CLI_STRING, CLI_INT, CLI_FLOAT, CLI_LIST } cli_type;
 
 #define CLI_LIST_MAX 1024
 
-/* CLI_LIST: the option may be repeated, and takes the words after it up to the next option too (--input a b
- * c). */
+/* CLI_LIST: the option may be repeated. If its argument ends in "..." ("PATH...") it also takes the words
+ * after it, up to the next option or "--" (--input a b c). */
 typedef struct {
     const char *item[CLI_LIST_MAX];
     int count;
 } cli_list;
 
-/* value: bool*, const char**, int64_t*, double*, cli_list*. */
+/* value: bool*, const char**, int64_t*, double*, cli_list*; unchanged where the option is absent. */
 typedef struct {
     const char *name, *argument, *help;
     cli_type type;
@@ -45,7 +59,7 @@ typedef struct {
     const char *examples;  /* lines, each an example command */
     int min_arguments, max_arguments;
     const cli_option *options;
-    int option_count;
+    int option_count; /* at most 64 */
 } cli_usage;
 
 /* Fills the options and `arguments` (positional words). Returns -1 to go on, or an exit code: 0 after --help,
@@ -56,14 +70,19 @@ int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments
  * for MH_OK. */
 int cli_report(mh_status status);
 
-/* ---- progress.c: a bar on a terminal, plain lines elsewhere
- * ------------------------------------------------------------------ */
+/* ---- precision.c: --precision f32|bf16 ------------------------------------------------------------ */
+
+/* What the option's text means. Returns -1 to go on, or the exit code after telling what is wrong. */
+int cli_precision(const char *name, mh_precision *precision);
+
+/* ---- progress.c: a bar on a terminal, plain lines elsewhere --------------------------------------- */
 
 /* For anything longer than two seconds; shows share, rate and time left. Use as mh_progress.report with a
  * cli_bar as its context. */
 typedef struct {
-    double started, shown, done;
-    const char *what;
+    const char *what;      /* must outlive the bar: a literal */
+    double started, first; /* when this `what` began, and its first `done` (not 0 after a resume) */
+    double shown;          /* when last drawn */
     bool terminal, drawn;
 } cli_bar;
 
@@ -71,16 +90,13 @@ void cli_bar_init(cli_bar *bar);
 void cli_bar_report(void *bar, const char *what, double done, double total, const char *note);
 void cli_bar_clear(cli_bar *bar); /* before anything else is printed to stderr, and at the end */
 
-/* ---- signals.c
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- signals.c: Ctrl-C ---------------------------------------------------------------------------- */
 
 /* The first SIGINT or SIGTERM sets *flag, the second ends the process at once with the signal's default
  * action. */
 const volatile int *cli_catch_signals(void);
 
-/* ---- print.c: numbers as people read them
- * ------------------------------------------------------------------------------------- */
+/* ---- print.c: numbers as people read them --------------------------------------------------------- */
 
 const char *cli_bytes(double bytes, char out[32]);      /* "1.5 GiB" */
 const char *cli_count(double count, char out[32]);      /* "12.3M" */

@@ -4,82 +4,87 @@
 
 #include "base/base.h"
 
-/* ---- tokenizer.cc: SentencePiece behind a C face ----------------------------------------------------------
- */
+/* ---- tokenizer.cc: SentencePiece behind a C face ---------------------------------------------------- */
 
-typedef struct mh_tokenizer mh_tokenizer; /* immutable once loaded, shared between threads */
-
-typedef struct {
-    int32_t *id;
-    int64_t count, capacity;
-} mh_ids;
-
-void mh_ids_release(mh_ids *ids);
-
-/* Loads a .model file, checking it piece by piece: SentencePiece itself accepts many damaged ones. */
-mh_status mh_tokenizer_load(mh_tokenizer **tokenizer, const char *path);
+/* Loading, encoding and decoding are public: see mhmoe.h. A model must give every text back: one without byte
+ * pieces is refused, and a normalisation stored in it is not applied. Encoding is lossless for all valid
+ * UTF-8 (U+2581, SentencePiece's own sign for a space, becomes three byte pieces); decoding may end within a
+ * character. A loaded tokenizer is immutable and shared between threads. */
 mh_status mh_tokenizer_from_bytes(mh_tokenizer **tokenizer, const void *data, size_t bytes, const char *what);
-void mh_tokenizer_free(mh_tokenizer *tokenizer);
 
-int mh_tokenizer_vocab(const mh_tokenizer *tokenizer);
-int32_t mh_tokenizer_bos(const mh_tokenizer *tokenizer); /* <s>, or -1 */
-int32_t mh_tokenizer_eos(const mh_tokenizer *tokenizer); /* </s>, or -1 */
-const char *
-mh_tokenizer_hash(const mh_tokenizer *tokenizer); /* identity: 16 hex digits of the file's bytes */
-const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer,
-                               size_t *bytes); /* the file itself, for checkpoints */
+/* Identity: 16 hex digits of the file's bytes; and the file itself, for checkpoints. */
+const char *mh_tokenizer_hash(const mh_tokenizer *tokenizer);
+const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer, size_t *bytes);
 
-/* Appends the ids of `text` (UTF-8) to `ids`; no <s> or </s> is added. */
-mh_status mh_tokenizer_encode(const mh_tokenizer *tokenizer, const char *text, size_t length, mh_ids *ids);
-
-/* Appends the text of `count` ids; control pieces give nothing. decode(encode(x)) = x. */
-mh_status mh_tokenizer_decode(const mh_tokenizer *tokenizer, const int32_t *id, int64_t count, mh_text *text);
+/* mh_tokenizer_encode for a text that comes in parts: only the first is at the `start` and gets the space
+ * that LLaMA puts before every text. Parts cut by mh_utf8_cut give the tokens of the whole. */
+mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *text, size_t length, bool start,
+                                   mh_ids *ids);
 
 /* The bytes that one id adds in the middle of a text (streaming); a byte piece gives one byte. */
 mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text);
+
+/* ---- tokenizer_train.cc: a tokenizer out of a sample of text ---------------------------------------- */
 
 typedef struct {
     const char *const *inputs;
     int input_count;
     int vocab;
-    size_t sample_bytes; /* at most this much text is looked at, drawn by `seed` over all documents */
+    size_t sample_bytes; /* at most this much text is held, lines drawn by `seed` over all documents */
     uint64_t seed;
-    int threads;
 } mh_tokenizer_training;
 
+typedef struct {
+    int64_t documents, bytes, sample_bytes; /* in the corpus; and in the sample */
+    double bytes_per_token;                 /* on the hundredth of the sample that was not trained on */
+    double seconds;
+} mh_tokenizer_trained;
+
 /* Trains a BPE model with byte fallback, identity normalisation, newlines and runs of spaces kept, LLaMA's
- * control pieces
- * (<unk> 0, <s> 1, </s> 2), and writes it to `path`. */
+ * control pieces (<unk> 0, <s> 1, </s> 2), and writes it to `path`. `result` may be NULL. */
 mh_status mh_tokenizer_train(const mh_tokenizer_training *training, const char *path,
-                             const mh_progress *progress, int64_t *documents, int64_t *bytes);
+                             const mh_progress *progress, mh_tokenizer_trained *result);
 
-/* ---- utf8.c
- * ------------------------------------------------------------------------------------------------- */
+/* ---- utf8.c: valid text, and where to cut it -------------------------------------------------------- */
 
-/* Copies `text`, replacing every invalid sequence by U+FFFD (maximal subparts, as Unicode recommends) and
- * counting the bytes so replaced. NUL bytes count as invalid. */
+/* Adds `text` to `out`, replacing every invalid sequence by U+FFFD (maximal subparts, as Unicode recommends)
+ * and adding the bytes so replaced to `invalid`. NUL bytes count as invalid. */
 mh_status mh_utf8_clean(const char *text, size_t length, mh_text *out, int64_t *invalid);
 
-/* ---- corpus.c: documents out of files, folders and archives
- * ------------------------------------------------------ */
+/* Where to cut `text` at or after `goal`: behind a line's end; where none comes within MH_CUT_REACH bytes,
+ * before a word's space; else between two characters. Returns length where the text is too short to need it.
+ * A piece of a usual vocabulary spans neither of the first two, so such cuts change no token. */
+#define MH_CUT_REACH 65536
+size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
 
-/* A stream over the documents of `paths`: files, folders (walked in byte order of their names) or tars, of
- * .txt .md .jsonl, each also compressed by gzip, xz, zstd or bzip2 (known by content). A .txt or .md file is
- * one document; a line of .jsonl is one (field "text" or "content"). One document is held at a time. */
+/* ---- corpus.c: documents out of files, folders and archives ----------------------------------------- */
+
+/* A stream over the documents of `paths`: files, folders (walked in byte order of their names, without
+ * following links) or tars, of .txt .md .jsonl, each also compressed by gzip, xz, zstd or bzip2 (known by
+ * content). A .txt or .md file is one document; a line of .jsonl is one (field "text" or "content"). Other
+ * names inside folders and tars are passed over; a file among `paths` is taken whatever its name. A byte
+ * order mark is dropped, \r\n becomes \n, empty documents are skipped. Memory is bounded: a document longer
+ * than MH_DOCUMENT_PART comes in several parts. */
 typedef struct mh_corpus mh_corpus;
+
+#define MH_DOCUMENT_PART (16 << 20)
 
 typedef struct {
     const char *text; /* valid UTF-8; valid until the next call */
-    size_t length;
+    size_t length;    /* at least 1 */
+    bool more;        /* the next part continues this document */
     const char *name; /* "books.tar.xz:a/b.md" or "c.jsonl:17" */
 } mh_document;
 
+/* The paths must outlive the corpus. */
 mh_status mh_corpus_open(mh_corpus **corpus, const char *const *paths, int count);
+/* Fails at the end if there was no document at all. */
 mh_status mh_corpus_next(mh_corpus *corpus, mh_document *document, bool *end);
 void mh_corpus_close(mh_corpus *corpus);
 
 typedef struct {
     int64_t documents, bytes, invalid; /* bytes of clean text; invalid bytes replaced */
+    int64_t skipped;                   /* files in folders and tars passed over for their names */
     double read, total;                /* bytes of input files consumed so far and in all, for progress */
 } mh_corpus_state;
 
@@ -88,8 +93,7 @@ mh_corpus_state mh_corpus_where(const mh_corpus *corpus);
 /* Fails when more than 0.1 % of the bytes seen were invalid, naming the file with the most. */
 mh_status mh_corpus_check(const mh_corpus *corpus);
 
-/* ---- shard.c: token files
- * ----------------------------------------------------------------------------------------- */
+/* ---- shard.c: token files --------------------------------------------------------------------------- */
 
 #define MH_SHARD_MAGIC   "MHTOKENS"
 #define MH_SHARD_VERSION 1
@@ -100,9 +104,9 @@ typedef struct {
     uint32_t version, width; /* bytes a token: 2 or 4 */
     uint64_t tokens;
     uint64_t tokenizer; /* hash of the tokenizer's bytes */
-    uint64_t checksum;  /* XXH3 of the tokens */
+    uint64_t checksum;  /* XXH3 of this header with the XXH3 of the tokens in place of this field */
     uint32_t vocab, eos;
-    uint64_t documents, bytes; /* of text */
+    uint64_t documents, bytes; /* stretches of text between </s>, and their bytes */
 } mh_shard_header;
 
 typedef struct {
@@ -111,33 +115,47 @@ typedef struct {
     const unsigned char *tokens;
 } mh_shard;
 
-mh_status mh_shard_open(mh_shard *shard, const char *path); /* checks size, header and checksum */
+/* Checks size, header, checksum, and that every token is below the vocabulary. */
+mh_status mh_shard_open(mh_shard *shard, const char *path);
 void mh_shard_close(mh_shard *shard);
 void mh_shard_read(const mh_shard *shard, int64_t first, int64_t count, int32_t *out);
 
-/* ---- build.c: `mhmoe data build`
- * ---------------------------------------------------------------------------------- */
+/* Writes a shard; the caller counts header.documents and header.bytes. The file appears on commit, which ends
+ * the writer in any case. */
+typedef struct {
+    mh_writer out;
+    mh_shard_header header;
+} mh_shard_writer;
+
+mh_status mh_shard_create(mh_shard_writer *writer, const char *path, const mh_tokenizer *tokenizer);
+mh_status mh_shard_put(mh_shard_writer *writer, const int32_t *id, int64_t count);
+mh_status mh_shard_commit(mh_shard_writer *writer);
+void mh_shard_abort(mh_shard_writer *writer); /* harmless after commit */
+
+/* ---- build.c: `mhmoe data build` -------------------------------------------------------------------- */
 
 typedef struct {
     const char *tokenizer;
     const char *const *inputs;
     int input_count;
-    const char *output; /* a new folder: train.tokens, valid.tokens, tokenizer.model, data.json */
-    double valid_fraction;
+    const char *output;    /* a new folder: train.tokens, valid.tokens, tokenizer.model, data.json */
+    double valid_fraction; /* 0 to 0.5; 0: no valid.tokens */
 } mh_build;
 
 typedef struct {
-    int64_t documents, valid_documents, tokens, valid_tokens, bytes, valid_bytes, invalid;
+    int64_t documents, tokens, bytes;                   /* in all */
+    int64_t valid_documents, valid_tokens, valid_bytes; /* of which for validation */
+    int64_t invalid, skipped;                           /* as in mh_corpus_state */
     double seconds;
     bool by_blocks; /* fewer than 100 documents: contiguous blocks were split off instead of documents */
 } mh_build_result;
 
-/* Documents are separated by </s>. The split is decided by each document's content hash alone. Memory is
- * bounded. */
+/* Every document stands between two </s>. It goes to validation if the hash of its text (of its first part)
+ * says so, whatever other documents there are. Below 100 documents the middle of each tenth of the text goes
+ * there instead, and valid_documents counts these blocks. Memory is bounded. `result` may be NULL. */
 mh_status mh_data_build(const mh_build *build, const mh_progress *progress, mh_build_result *result);
 
-/* ---- batches.c: packed sequences in an order that is a function of the seed
- * ----------------------------------------- */
+/* ---- batches.c: packed sequences in an order that is a function of the seed ------------------------- */
 
 typedef struct mh_batches mh_batches;
 
@@ -157,8 +175,10 @@ int64_t mh_batches_tokens(const mh_batches *batches);
 double mh_batches_bytes_per_token(const mh_batches *batches);
 
 /* Sequence number `index` of the run (any index >= 0): token [length] and target [length] (the next tokens).
- * first_key [length], if not NULL, gets the position in this sequence at which each token's document starts.
- * A function of (seed, index) alone. */
+ * first_key [length], if not NULL, gets for each token the position in this sequence of the last </s> at or
+ * before it, or 0: a document is predicted from the </s> before it, which is thus its first visible token. A
+ * function of (seed, index) alone. Each pass over a folder draws every sequence once; with weights, every
+ * 1024 consecutive indices hold each folder's share exactly, rounded by largest remainder. */
 void mh_batches_get(const mh_batches *batches, int64_t index, int32_t *token, int32_t *target,
                     int32_t *first_key);
 

@@ -1,11 +1,11 @@
-/* train: recipes, the optimizer's schedule, state on disk, metrics, and the trainer. */
+/* train: recipes, the optimizer and its schedule, state on disk, metrics, and the trainer. */
 #ifndef MH_TRAIN_H
 #define MH_TRAIN_H
 
 #include "eval/eval.h"
 
-/* ---- recipe.c: everything a run is told
- * -------------------------------------------------------------------------------- */
+/* ---- recipe.c: everything a run is told -----------------------------------------------------------------
+ */
 
 typedef enum { MH_SCHEDULE_COSINE, MH_SCHEDULE_LINEAR, MH_SCHEDULE_WSD } mh_schedule_kind;
 
@@ -16,15 +16,13 @@ typedef struct {
 } mh_data_config;
 
 typedef struct {
-    char run[MH_OPTION_TEXT]; /* the run folder */
-    int precision;            /* mh_precision */
-    int64_t seed, steps, batch, micro_batch,
-        sequence; /* batch: sequences an update; micro_batch: sequences a forward */
-    int schedule; /* mh_schedule_kind */
-    double rate, min_rate, beta1, beta2, eps, decay, clip;
-    int64_t warmup, decay_steps; /* decay_steps: length of WSD's last phase */
-    int64_t log_every, eval_every, eval_sequences, checkpoint_every,
-        keep; /* keep: newest checkpoints kept, 0 = all */
+    char run[MH_OPTION_TEXT];                          /* the run folder */
+    int precision;                                     /* mh_precision */
+    int64_t seed, steps, batch, micro_batch, sequence; /* batch: sequences an update; micro_batch: a pass */
+    int schedule;                                      /* mh_schedule_kind */
+    double rate, min_rate, beta1, beta2, eps, decay, clip; /* clip 0: none */
+    int64_t warmup, decay_steps;                           /* decay_steps: length of WSD's last phase */
+    int64_t log_every, eval_every, eval_sequences, checkpoint_every, keep; /* 0: see the rows' help */
 } mh_train_config;
 
 typedef struct {
@@ -36,27 +34,37 @@ typedef struct {
 /* Sections model, moe, data, train. */
 extern const mh_options mh_recipe_options;
 
-/* Defaults, then the YAML file (may be NULL), then `sets` ("key=value"). Does not resolve the model yet: the
- * vocabulary comes from the data. */
+/* Defaults, then the YAML file (may be NULL), then `sets` ("key=value"). An empty train.run becomes
+ * runs/NAME.yaml's name. Does not resolve the model yet: the vocabulary comes from the data. */
 mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const *sets, int set_count);
+
+/* Tokens of a training sequence: train.sequence, or model.context. */
+int64_t mh_recipe_length(const mh_recipe *recipe);
 
 /* Checks what concerns several keys, takes vocab, bos and eos from the data if they are unset, resolves the
  * model. `batches` may be NULL (mhmoe info without data: vocab must then be set). */
 mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches);
 
-/* ---- schedule.c
- * ----------------------------------------------------------------------------------------------------------
+/* The recipe with every key that may change on resume at its default: what decides the bits. And its hash. */
+mh_status mh_recipe_essence(const mh_recipe *recipe, mh_recipe *essence);
+mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17]);
+
+/* Refuses, by name and with both values, the first key that differs from the run's recipe.yaml at `path` and
+ * may not change when the run is resumed. */
+mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path);
+
+/* ---- schedule.c -----------------------------------------------------------------------------------------
  */
 
 /* Learning rate of update `step` (from 1). Linear warm-up to rate; then cosine or linear to min_rate at
- * `steps`; WSD keeps the rate and falls linearly over its last decay_steps. */
+ * `steps`; WSD keeps the rate and falls linearly to min_rate over its last decay_steps. */
 double mh_schedule_rate(const mh_train_config *config, int64_t step);
 
-/* ---- optimizer.c: AdamW over the parameter registry
- * --------------------------------------------------------------------- */
+/* ---- optimizer.c: AdamW over the parameter registry -----------------------------------------------------
+ */
 
 typedef struct {
-    float *m, *v; /* [params.elements] */
+    float *m, *v; /* [params.elements], laid out like params.value */
     int64_t step; /* updates made */
     mh_arena memory;
 } mh_optimizer;
@@ -64,78 +72,146 @@ typedef struct {
 mh_status mh_optimizer_init(mh_optimizer *optimizer, const mh_model *model);
 void mh_optimizer_release(mh_optimizer *optimizer);
 
-/* One update from the summed gradients: returns their norm before clipping, clears them and refreshes the
- * bf16 copies. */
-double mh_optimizer_step(mh_optimizer *optimizer, mh_model *model, const mh_train_config *config,
-                         mh_scratch scratch);
+/* One update from the gradients: returns their norm before clipping, clears them and refreshes the bf16
+ * copies. Where the norm is not finite nothing is changed. */
+double mh_optimizer_step(mh_optimizer *optimizer, mh_model *model, const mh_train_config *config);
 
-/* ---- state.c: a training checkpoint = model checkpoint + optimizer.safetensors + trainer_state.json +
- * README.md -------- */
+/* The first parameter whose gradient holds a NaN or infinity, or -1. */
+int mh_optimizer_find_nan(const mh_model *model);
+
+/* ---- step.c: one update ---------------------------------------------------------------------------------
+ */
+
+/* All that an update works on. Recipe, model and batches must outlive it. */
+typedef struct {
+    const mh_recipe *recipe; /* resolved */
+    mh_model *model;
+    const mh_batches *batches;
+    mh_pass *pass;
+    mh_optimizer optimizer;
+    int32_t *token, *target, *first_key; /* [micro_batch * sequence] */
+    float *nll;
+    mh_arena memory;
+} mh_step;
 
 typedef struct {
+    double loss;      /* mean nll of a token, in nats */
+    double balance;   /* the balance losses' sum over layers, a mean over micro-batches */
+    double grad_norm; /* before clipping */
+} mh_update;
+
+mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, mh_model *model, const mh_batches *batches);
+void mh_step_release(mh_step *step);
+
+/* Update number `number` (from 1). Fails where the loss or the gradient is not finite, naming the place; the
+ * weights are then those of the update before. */
+mh_status mh_step_run(mh_step *step, int64_t number, mh_update *update);
+
+/* Fails where `value` ("the loss"), got from the last forward, is not finite, naming the layer. */
+mh_status mh_step_check(const mh_step *step, int64_t number, const char *what, double value);
+
+/* Bytes a run of a resolved recipe will take: parameters, gradients, moments, activations, evaluation. */
+size_t mh_train_bytes(const mh_recipe *recipe);
+
+/* ---- state.c: a training checkpoint, RUN/checkpoints/step-000100 -----------------------------------------
+ */
+
+/* What a run needs besides weights and moments to go on; a function of recipe and data alone, so that a
+ * resumed run writes the same bytes. */
+typedef struct {
     int64_t step, tokens;
-    double seconds;    /* of training so far */
-    double best_valid; /* lowest validation loss, or infinity */
+    double loss;                            /* of the last update; NaN before the first */
+    double valid_loss, valid_bits_per_byte; /* of the last evaluation; NaN before the first */
+    char recipe[17], data[17];              /* identities */
 } mh_trainer_state;
 
+/* The model's checkpoint with optimizer.safetensors, trainer_state.json and README.md, all at once. */
 mh_status mh_state_save(const char *run, const mh_recipe *recipe, const mh_model *model,
                         const mh_tokenizer *tokenizer, const mh_optimizer *optimizer,
                         const mh_trainer_state *state);
-/* Newest complete checkpoint of a run; damaged ones are passed over with a sentence in `skipped` (may be
- * NULL). */
+
+/* The newest usable checkpoint of a run, which must have state->recipe and state->data as its identities.
+ * Damaged ones are passed over, each with a sentence in `skipped`, and set aside as step-000100.damaged. */
 mh_status mh_state_load(const char *run, mh_model *model, mh_optimizer *optimizer, mh_trainer_state *state,
                         mh_text *skipped);
+
+/* Whether a run has any checkpoint. */
+bool mh_state_exists(const char *run);
+
+/* Removes all but the newest `keep` checkpoints (0: keeps all), and what an interrupted write left. */
 mh_status mh_state_prune(const char *run, int64_t keep);
 
-/* ---- tensorboard.c: event files
- * ---------------------------------------------------------------------------------------- */
+/* ---- card.c ----------------------------------------------------------------------------------------------
+ */
+
+/* README.md of a checkpoint: what the model is, how good, how to use it, and how it was made. */
+mh_status mh_card_write(const mh_recipe *recipe, const mh_model *model, const mh_trainer_state *state,
+                        const char *folder);
+
+/* ---- tensorboard.c: event files -------------------------------------------------------------------------
+ */
 
 typedef struct mh_events mh_events;
-mh_status mh_events_open(mh_events **events, const char *folder);
+
+/* A new event file in `folder`. TensorBoard then drops what earlier files there say about later steps. */
+mh_status mh_events_open(mh_events **events, const char *folder, int64_t step);
 mh_status mh_events_scalar(mh_events *events, const char *tag, int64_t step, double value);
 mh_status mh_events_flush(mh_events *events);
 void mh_events_close(mh_events *events);
 
-/* ---- trainer.c: the loop
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- metrics.c: the log of a run, metrics.jsonl and TensorBoard ------------------------------------------
+ */
 
-/* One line of the log. */
+/* One line. The means are over the updates since the line before; at step 0, and only there, there are none
+ * and `loss` is NaN. */
 typedef struct {
     int64_t step, steps, tokens;
-    double loss, perplexity, balance, grad_norm, rate, tokens_per_second, flops_per_second, seconds_left;
-    size_t memory;
+    double loss, perplexity, balance, grad_norm, rate, tokens_per_second, flops_per_second;
+    double memory;       /* peak bytes of this process */
+    double seconds_left; /* for people; not in the files */
     int moe_layers;
-    const mh_load *load;      /* [moe_layers] */
+    const mh_load *load;      /* [moe_layers], of the last micro-batch */
     const int64_t *moe_layer; /* their numbers */
-    bool validated;
+    bool validated;           /* the three below were measured at this step */
     double valid_loss, valid_perplexity, valid_bits_per_byte;
 } mh_train_log;
+
+typedef struct {
+    int file; /* metrics.jsonl, opened for appending */
+    mh_events *events;
+} mh_metrics;
+
+/* Opens RUN's log to go on after `step`: later lines, and one that a kill left unfinished, are cut off. */
+mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step);
+mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log);
+void mh_metrics_close(mh_metrics *metrics);
+
+/* ---- trainer.c: the loop --------------------------------------------------------------------------------
+ */
 
 /* Told before the first step. */
 typedef struct {
     mh_counts params;
-    mh_flops flops;
-    size_t memory, available;
+    mh_flops flops; /* of a token */
+    size_t memory;  /* mh_train_bytes */
     int64_t train_tokens, valid_tokens, start_step;
     double epochs;
 } mh_train_facts;
 
+/* Every function may be NULL. */
 typedef struct {
     void *context;
     void (*facts)(void *context, const mh_recipe *recipe, const mh_train_facts *facts);
     void (*log)(void *context, const mh_train_log *log);
-    void (*step)(void *context, const mh_train_log *log); /* every step, for the progress bar */
-    void (*message)(void *context, const char *sentence); /* "checkpoint written", "resumed at step 40" */
-    const volatile int *stop;
+    void (*step)(void *context, const mh_train_log *log); /* every update, for the progress bar */
+    void (*message)(void *context, const char *sentence); /* "resumed after step 40" */
+    const volatile int *stop;                             /* as in mh_progress */
 } mh_train_watch;
 
 typedef enum { MH_TRAIN_NEW, MH_TRAIN_RESUME } mh_train_mode;
 
-/* Trains as the recipe says, from `init_from`'s weights if not NULL. Ends with MH_OK, or MH_EINTERRUPTED
- * after a clean stop with a checkpoint. */
+/* Trains as the recipe says, a new run from the weights of the checkpoint `init_from` if not NULL; resolves
+ * the recipe. Ends with MH_OK, or with MH_EINTERRUPTED after a clean stop with a checkpoint. */
 mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *init_from, const mh_train_watch *watch);
-
-/* Bytes a run will take: parameters, gradients, moments, activations, evaluation. */
-size_t mh_train_bytes(const mh_recipe *recipe);
 
 #endif

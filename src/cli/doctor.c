@@ -1,0 +1,325 @@
+/* mhmoe doctor: what this build and machine offer, and whether they compute what they should. The only file
+ * that asks the libraries for their versions. */
+#include "cli/cli.h"
+#include "kernel/kernel.h"
+
+#include <archive.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include <yaml.h>
+#ifdef MHMOE_ONEDNN
+#    include <oneapi/dnnl/dnnl.h>
+#endif
+
+/* ---- what is here ---- */
+
+/* The processor's name as Linux tells it; empty where it does not. */
+static void processor_name(char name[128])
+{
+    name[0] = '\0';
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    char line[512];
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "model name : %127[^\n]", name) == 1)
+            break;
+    if (file != NULL)
+        fclose(file);
+}
+
+static json_t *libraries(void)
+{
+    json_t *list = json_object();
+#ifdef MHMOE_ONEDNN
+    const dnnl_version_t *dnnl = dnnl_version();
+    json_object_set_new(list, "oneDNN", json_sprintf("%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch));
+#endif
+    json_object_set_new(list, "OpenMP", json_sprintf("%d", _OPENMP));
+    json_object_set_new(list, "SentencePiece", json_string(SENTENCEPIECE_VERSION));
+    json_object_set_new(list, "jansson", json_string(jansson_version_str()));
+    json_object_set_new(list, "libyaml", json_string(yaml_get_version_string()));
+    json_object_set_new(list, "libarchive", json_string(archive_version_string() + strlen("libarchive ")));
+    unsigned xxhash = XXH_versionNumber();
+    json_object_set_new(list, "xxHash",
+                        json_sprintf("%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100));
+    return list;
+}
+
+static json_t *facts(void)
+{
+    char name[128];
+    processor_name(name);
+    json_t *sets = json_array();
+    for (int isa = 0; isa <= (int)mh_isa_best(); isa++)
+        json_array_append_new(sets, json_string(mh_isa_name((mh_isa)isa)));
+#ifdef MHMOE_ONEDNN
+    const char *products = mh_isa_now() == MH_ISA_PORTABLE ? "portable" : "oneDNN";
+#else
+    const char *products = "portable";
+#endif
+    return json_pack("{s:s, s:s, s:o, s:s, s:s, s:i, s:i, s:I, s:o}", "version", MHMOE_VERSION, "processor",
+                     name, "instruction_sets", sets, "used", mh_isa_name(mh_isa_now()), "products", products,
+                     "processors", (int)sysconf(_SC_NPROCESSORS_ONLN), "threads", mh_threads(),
+                     "memory_available", (json_int_t)mh_memory_available(), "libraries", libraries());
+}
+
+/* ---- self-checks: each returns a relative error ---- */
+
+enum { LENGTH = 1000 /* of rows: no multiple of a vector */, ROWS = 18 /* that run_rows fills */ };
+
+static void fill_normal(float *x, int64_t n, uint32_t which)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)mh_normal(1, mh_stream(MH_RANDOM_TEST, 0, which), (uint64_t)i);
+}
+
+static double relative_error(const float *a, const float *b, int64_t n)
+{
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < n; i++) {
+        difference += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        norm += (double)b[i] * b[i];
+    }
+    return sqrt(difference / norm);
+}
+
+/* Runs the row kernels on fixed numbers, each result in a row of its own. */
+static void run_rows(const mh_rows *k, float y[ROWS][LENGTH])
+{
+    static float a[LENGTH], b[LENGTH], c[LENGTH];
+    const int64_t n = LENGTH;
+    const mh_adamw_factors adamw = {0.5F, 0.9F, 0.95F, 1e-3F, 1, 1e-8F, 0.99F};
+    fill_normal(a, n, 0);
+    fill_normal(b, n, 1);
+    fill_normal(c, n, 2);
+    for (int row = 0; row < ROWS; row++)
+        memcpy(y[row], c, sizeof c);
+    k->add(y[0], a, b, n);
+    k->multiply(y[1], a, b, n);
+    k->scale(y[2], 0.3F, a, n);
+    k->axpy(y[3], 0.3F, a, n);
+    k->norm(y[4], a, b, 0.1F, 0.9F, n);
+    k->norm_bwd(y[5], a, b, c, 0.1F, 0.9F, 0.2F, 0.3F, n);
+    k->rotate(y[6], y[7], a, b, 1, n);
+    k->swiglu(y[8], a, b, n);
+    k->swiglu_bwd(y[9], y[10], a, b, c, n);
+    k->gelu(y[11], a, n);
+    k->gelu_bwd(y[12], a, b, n);
+    k->multiply(y[13], c, c, n); /* AdamW's mean square is never negative */
+    k->adamw(y[14], y[15], y[13], a, &adamw, n);
+    float sums[] = {k->exp(y[16], a, 0.5F, 1, n), k->sum(b, n), k->dot(a, b, n), k->squares(a, 0.1F, n),
+                    k->max(a, n)};
+    memcpy(y[17], sums, sizeof sums);
+}
+
+static double check_rows(void)
+{
+    static float ours[ROWS][LENGTH], portable[ROWS][LENGTH];
+    run_rows(mh_rows_now(), ours);
+    run_rows(mh_rows_of(MH_ISA_PORTABLE), portable);
+    double worst = 0;
+    for (int row = 0; row < ROWS; row++)
+        worst = fmax(worst, relative_error(ours[row], portable[row], LENGTH));
+    return worst;
+}
+
+static double check_product(mh_type type)
+{
+    enum { M = 48, N = 80, K = 200 };
+    static float x[N * K], a[M * K], b[N * K], ours[M * N], portable[M * N]; /* a, b: of `type` */
+    fill_normal(x, M * K, 0);
+    mh_rows_now()->store(a, type, x, M * K);
+    fill_normal(x, N * K, 1);
+    mh_rows_now()->store(b, type, x, N * K);
+    mh_product product = {.m = M,
+                          .n = N,
+                          .k = K,
+                          .a = a,
+                          .b = b,
+                          .c = ours,
+                          .lda = K,
+                          .ldb = K,
+                          .ldc = N,
+                          .transpose_b = true,
+                          .in = type,
+                          .out = MH_F32};
+#pragma omp parallel num_threads(1)
+    mh_gemm(&product);
+    product.c = portable;
+    mh_gemm_portable(&product);
+    return relative_error(ours, portable, M * N);
+}
+
+static double check_product_f32(void)
+{
+    return check_product(MH_F32);
+}
+static double check_product_bf16(void)
+{
+    return check_product(MH_BF16);
+}
+
+static double loss_of(mh_pass *pass, const mh_model *model, const mh_call *call, const int32_t *target,
+                      float scale)
+{
+    float nll[32];
+    mh_forward(pass, model, call);
+    mh_loss(pass, model, call, target, nll, scale);
+    double sum = 0;
+    for (int i = 0; i < 32; i++)
+        sum += nll[i];
+    return sum;
+}
+
+/* The gradient of a small MH-MoE model along one random direction, against two forwards. Every expert is
+ * chosen, because a choice that flips between the two would break the derivative. */
+static mh_status gradient(mh_model *model, mh_pass *pass, double *error)
+{
+    int32_t token[32], target[32];
+    for (int i = 0; i < 32; i++) {
+        token[i] = i * 7 % 50;
+        target[i] = (i * 7 + 7) % 50;
+    }
+    const mh_call call = {.token = token, .batch = 2, .rows = 16};
+    const mh_params *params = &model->params;
+    loss_of(pass, model, &call, target, 1);
+    mh_backward(pass, model, &call, 0);
+
+    mh_arena arena;
+    size_t bytes = (size_t)params->elements * sizeof(float);
+    MH_TRY(mh_arena_init(&arena, bytes, "a copy of the weights"));
+    float *weight = memcpy(mh_take(&arena, bytes), params->value, bytes);
+    const double h = 3e-4;
+    double analytic = 0, loss[2];
+    for (int side = 0; side < 2; side++) {
+        for (int64_t i = 0; i < params->elements; i++) {
+            double v = mh_normal(2, mh_stream(MH_RANDOM_TEST, 0, 0), (uint64_t)i);
+            analytic += side == 0 ? v * params->grad[i] : 0;
+            params->value[i] = (float)(weight[i] + (side == 0 ? h : -h) * v);
+        }
+        loss[side] = loss_of(pass, model, &call, target, 0);
+    }
+    mh_arena_release(&arena);
+    *error = fabs((loss[0] - loss[1]) / (2 * h) - analytic) / fabs(analytic);
+    return MH_OK;
+}
+
+static double check_gradient(void)
+{
+    const char *const sets[] = {
+        "model.dim=32",  "model.layers=2", "model.attention_heads=2", "model.vocab=50", "moe.heads=2",
+        "moe.experts=4", "moe.top_k=4",    "moe.ffn_dim=24",          "moe.every=2",    "model.context=16"};
+    mh_recipe recipe;
+    mh_model *model = NULL;
+    mh_pass *pass = NULL;
+    double error = INFINITY;
+    mh_status status = mh_recipe_read(&recipe, NULL, sets, sizeof sets / sizeof *sets);
+    if (status == MH_OK)
+        status = mh_config_resolve(&recipe.model);
+    if (status == MH_OK)
+        status = mh_model_create(&model, &recipe.model, MH_PRECISION_F32, true);
+    if (status == MH_OK)
+        status = mh_pass_create(&pass, model, (mh_pass_shape){2, 16, 16, true});
+    if (status == MH_OK) {
+        mh_model_init(model, 1);
+        status = gradient(model, pass, &error);
+    }
+    cli_report(status);
+    mh_pass_free(pass);
+    mh_model_free(model);
+    return error;
+}
+
+/* Bounds: sums in another order for kernels; for the gradient the rounding of two f32 losses. */
+static const struct {
+    const char *name;
+    double (*run)(void);
+    double bound;
+} checks[] = {
+    {"row kernels against the portable ones", check_rows, 1e-5},
+    {"f32 products against the portable ones", check_product_f32, 1e-5},
+    {"bf16 products against the portable ones", check_product_bf16, 1e-5},
+    {"gradient of a small model", check_gradient, 5e-3},
+};
+
+static json_t *run_checks(bool *passed)
+{
+    json_t *list = json_array();
+    *passed = true;
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
+        double error = checks[i].run();
+        bool ok = error <= checks[i].bound; /* false for NaN too */
+        *passed = *passed && ok;
+        json_t *value = isfinite(error) ? json_real(error) : json_null();
+        json_array_append_new(list, json_pack("{s:s, s:o, s:f, s:b}", "name", checks[i].name, "error", value,
+                                              "bound", checks[i].bound, "ok", ok));
+    }
+    return list;
+}
+
+/* ---- printing ---- */
+
+static void print_text(const json_t *all)
+{
+    const char *key;
+    json_t *value;
+    size_t i;
+    char number[32];
+    printf("mhmoe %s\n", json_string_value(json_object_get(all, "version")));
+    printf("processor         %s\n", json_string_value(json_object_get(all, "processor")));
+    printf("instruction sets ");
+    json_array_foreach(json_object_get(all, "instruction_sets"), i, value)
+        printf(" %s", json_string_value(value));
+    printf("\nused              %s (MHMOE_ISA steps down)\n",
+           json_string_value(json_object_get(all, "used")));
+    printf("products by       %s\n", json_string_value(json_object_get(all, "products")));
+    printf("threads           %lld of %lld processors (OMP_NUM_THREADS)\n",
+           json_integer_value(json_object_get(all, "threads")),
+           json_integer_value(json_object_get(all, "processors")));
+    printf("memory available  %s\n",
+           cli_bytes((double)json_integer_value(json_object_get(all, "memory_available")), number));
+    json_object_foreach(json_object_get(all, "libraries"), key, value)
+        printf("%-17s %s\n", key, json_string_value(value));
+    puts("");
+    json_array_foreach(json_object_get(all, "checks"), i, value) printf(
+        "%-6s %s (relative error %.1e, at most %.0e)\n",
+        json_is_true(json_object_get(value, "ok")) ? "ok" : "FAILED",
+        json_string_value(json_object_get(value, "name")),
+        json_is_null(json_object_get(value, "error")) ? INFINITY
+                                                      : json_real_value(json_object_get(value, "error")),
+        json_real_value(json_object_get(value, "bound")));
+}
+
+int cli_doctor(int argc, char **argv)
+{
+    bool json = false, passed;
+    const cli_option options[] = {{"json", NULL, "one JSON object", CLI_FLAG, &json, 0, 0, false}};
+    const cli_usage usage = {
+        "mhmoe doctor",
+        "",
+        "Shows the processor's features, the kernels chosen and the libraries, and checks that they compute "
+        "what "
+        "they should. Ends with 1 if they do not.",
+        "mhmoe doctor\n"
+        "MHMOE_ISA=avx2 mhmoe doctor --json",
+        0,
+        0,
+        options,
+        1,
+    };
+    cli_list arguments;
+    int code = cli_parse(&usage, argc, argv, &arguments);
+    if (code >= 0)
+        return code;
+    json_t *all = facts();
+    json_object_set_new(all, "checks", run_checks(&passed));
+    if (json)
+        code = cli_print_json(all);
+    else {
+        print_text(all);
+        json_decref(all);
+        code = CLI_OK;
+    }
+    return passed ? code : CLI_FAILURE;
+}

@@ -1,0 +1,105 @@
+/* mhmoe: the table of commands. */
+#include "cli/cli.h"
+#include "kernel/kernel.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const cli_command commands[] = {
+    {"tokenizer", "train a tokenizer, encode and decode text", cli_tokenizer},
+    {"data", "turn text into token files", cli_data},
+    {"train", "train a model as a recipe says, or resume", cli_train},
+    {"eval", "measure perplexity and bits per byte", cli_eval},
+    {"generate", "continue a text", cli_generate},
+    {"info", "parameters, FLOPs and memory of a checkpoint or recipe", cli_info},
+    {"plan", "MH-MoE shapes that match a baseline's FLOPs and parameters", cli_plan},
+    {"verify", "compare the layer or decoder with reference vectors", cli_verify},
+    {"import", "convert other programs' checkpoints", cli_import},
+    {"doctor", "show processor, kernels and libraries, and check them", cli_doctor},
+    {"config", "list the keys of a recipe", cli_config},
+};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+static void list_commands(FILE *out, const char *program, const cli_command *table, int count)
+{
+    fprintf(out, "Usage: %s COMMAND [OPTION...]\n\nCommands:\n", program);
+    for (int i = 0; i < count; i++)
+        fprintf(out, "  %-10s %s\n", table[i].name, table[i].summary);
+    fprintf(out, "\n'%s COMMAND --help' tells more about a command.\n", program);
+}
+
+static void tell_unknown(const char *program, const cli_command *table, int count, const char *name)
+{
+    const char *nearest = NULL;
+    int least = strlen(name) < 4 ? (int)strlen(name) : 4; /* further than that is no misspelling */
+    for (int i = 0; i < count; i++) {
+        int distance = mh_text_distance(table[i].name, name);
+        if (distance < least) {
+            least = distance;
+            nearest = table[i].name;
+        }
+    }
+    fprintf(stderr, "mhmoe: there is no command '%s %s'", program, name);
+    if (nearest != NULL)
+        fprintf(stderr, ", the nearest is '%s'", nearest);
+    fprintf(stderr, "; '%s --help' lists the commands\n", program);
+}
+
+int cli_dispatch(const char *program, const cli_command *table, int count, int argc, char **argv)
+{
+    if (argc < 2) {
+        list_commands(stderr, program, table, count);
+        return CLI_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0) {
+        list_commands(stdout, program, table, count);
+        return CLI_OK;
+    }
+    for (int i = 0; i < count; i++)
+        if (strcmp(argv[1], table[i].name) == 0) {
+            char name[64];
+            snprintf(name, sizeof name, "%s %s", program, table[i].name);
+            argv[1] = name;
+            return table[i].run(argc - 1, argv + 1);
+        }
+    tell_unknown(program, table, count, argv[1]);
+    return CLI_USAGE;
+}
+
+/* Results that could not be written (disk full) are a failure, though every printf looked fine. A reader who
+ * went away ("| head") knows it; the exit code says it to others. */
+static void close_output(void)
+{
+    errno = 0;
+    bool lost = ferror(stdout) != 0;
+    if (fclose(stdout) == 0 && !lost)
+        return;
+    if (errno != EPIPE)
+        fprintf(stderr, "mhmoe: standard output could not be written%s%s; the results are incomplete\n",
+                errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+    _exit(CLI_FAILURE);
+}
+
+int main(int argc, char **argv)
+{
+    atexit(close_output);
+    /* A broken pipe must not end a training between two checkpoints: writing fails instead. */
+    signal(SIGPIPE, SIG_IGN);
+
+    mh_status status = mh_isa_init();
+    if (status != MH_OK)
+        return cli_report(status);
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+        puts("mhmoe " MHMOE_VERSION);
+        return CLI_OK;
+    }
+    if (argc > 1 && strcmp(argv[1], "help") == 0) {
+        /* "help COMMAND" is "COMMAND --help", "help" is "--help" */
+        char *as_option[] = {argv[0], argc > 2 ? argv[2] : "--help", argc > 2 ? "--help" : NULL, NULL};
+        return cli_dispatch("mhmoe", commands, COMMANDS, argc > 2 ? 3 : 2, as_option);
+    }
+    return cli_dispatch("mhmoe", commands, COMMANDS, argc, argv);
+}

@@ -1,0 +1,146 @@
+/* mhmoe train: a run from its recipe, or the rest of one. */
+#include "cli/cli.h"
+
+/* What the command remembers of the run for its last words. */
+typedef struct {
+    cli_bar bar;
+    mh_train_log last, validated; /* step 0 where there was none */
+} view;
+
+static void show_facts(void *context, const mh_recipe *recipe, const mh_train_facts *facts)
+{
+    (void)context;
+    char a[32], b[32];
+    fprintf(stderr, "run         %s, %s, %d threads\n", recipe->train.run,
+            recipe->train.precision == MH_PRECISION_BF16 ? "bf16" : "f32", mh_threads());
+    fprintf(stderr, "parameters  %s, %s active for a token\n", cli_count((double)facts->params.total, a),
+            cli_count((double)facts->params.active, b));
+    fprintf(stderr, "FLOPs       %s a token forward, %s in training\n", cli_count(facts->flops.forward, a),
+            cli_count(facts->flops.training, b));
+    fprintf(stderr, "memory      about %s\n", cli_bytes((double)facts->memory, a));
+    fprintf(stderr, "data        %s tokens to train on, %s to validate\n",
+            cli_count((double)facts->train_tokens, a), cli_count((double)facts->valid_tokens, b));
+    fprintf(stderr, "updates     %lld of %lld tokens: %.2f times the data\n\n",
+            (long long)recipe->train.steps, (long long)(recipe->train.batch * recipe->train.sequence),
+            facts->epochs);
+}
+
+static void show_validation(const mh_train_log *log)
+{
+    fprintf(stderr, "  validation: loss %.4f, perplexity %.2f, %.4f bits a byte", log->valid_loss,
+            log->valid_perplexity, log->valid_bits_per_byte);
+}
+
+/* Lines for a file; above a bar only what it does not show. */
+static void show_log(void *context, const mh_train_log *log)
+{
+    view *v = context;
+    char speed[32], flops[32], left[32];
+    cli_bar_clear(&v->bar);
+    if (log->validated)
+        v->validated = *log;
+    if (v->bar.terminal && !log->validated)
+        return;
+    fprintf(stderr, "step %lld/%lld", (long long)log->step, (long long)log->steps);
+    if (log->step > 0)
+        fprintf(stderr,
+                "  loss %.4f  perplexity %.2f  balance %.3f  gradient %.2f  rate %.2e  %s tokens/s  "
+                "%sFLOP/s  %s left",
+                log->loss, log->perplexity, log->balance, log->grad_norm, log->rate,
+                cli_count(log->tokens_per_second, speed), cli_count(log->flops_per_second, flops),
+                cli_duration(log->seconds_left, left));
+    if (log->validated)
+        show_validation(log);
+    fputc('\n', stderr);
+}
+
+static void show_step(void *context, const mh_train_log *log)
+{
+    view *v = context;
+    char note[96], speed[32];
+    v->last = *log;
+    if (!v->bar.terminal)
+        return;
+    snprintf(note, sizeof note, "loss %.3f  %s tokens/s", log->loss,
+             cli_count(log->tokens_per_second, speed));
+    cli_bar_report(&v->bar, "training", (double)log->step, (double)log->steps, note);
+}
+
+static void show_message(void *context, const char *sentence)
+{
+    view *v = context;
+    cli_bar_clear(&v->bar);
+    fprintf(stderr, "%s\n", sentence);
+}
+
+static void print_summary(const view *v, const mh_recipe *recipe)
+{
+    const char *run = recipe->train.run;
+    printf("run         %s, all %lld updates made\n", run, (long long)recipe->train.steps);
+    if (v->last.step > 0)
+        printf("loss        %.4f nats a token (perplexity %.2f)\n", v->last.loss, v->last.perplexity);
+    if (v->validated.step > 0)
+        printf("validation  %.4f nats a token (perplexity %.2f), %.4f bits a byte\n", v->validated.valid_loss,
+               v->validated.valid_perplexity, v->validated.valid_bits_per_byte);
+    printf("\nWhat to try next:\n"
+           "  mhmoe generate %s --prompt \"Once upon a time\"\n"
+           "  mhmoe eval %s --perplexity FILE.txt\n"
+           "  tensorboard --logdir %s\n",
+           run, run, run);
+}
+
+static mh_status train(view *v, const char *path, const cli_list *sets, bool resume, const char *init_from)
+{
+    mh_recipe recipe;
+    if (resume && init_from)
+        return mh_fail(MH_EUSAGE,
+                       "--resume goes on with a run and --init-from starts another; give one of them");
+    MH_TRY(mh_recipe_read(&recipe, path, sets->item, sets->count));
+    cli_bar_init(&v->bar);
+    mh_train_watch watch = {.context = v,
+                            .facts = show_facts,
+                            .log = show_log,
+                            .step = show_step,
+                            .message = show_message,
+                            .stop = cli_catch_signals()};
+    mh_status status = mh_train(&recipe, resume ? MH_TRAIN_RESUME : MH_TRAIN_NEW, init_from, &watch);
+    cli_bar_clear(&v->bar);
+    if (status == MH_OK)
+        print_summary(v, &recipe);
+    return status;
+}
+
+int cli_train(int argc, char **argv)
+{
+    cli_list sets = {0}, arguments;
+    bool resume = false;
+    const char *init_from = NULL;
+    const cli_option options[] = {
+        {"set", "KEY=VALUE", "change a key of the recipe; 'mhmoe config' lists them", CLI_LIST, &sets, 0, 0,
+         false},
+        {"resume", NULL, "go on from the newest checkpoint of the recipe's run folder", CLI_FLAG, &resume, 0,
+         0, false},
+        {"init-from", "CHECKPOINT", "start from these weights (a checkpoint or a run folder)", CLI_STRING,
+         &init_from, 0, 0, false},
+    };
+    const cli_usage usage = {
+        "mhmoe train",
+        "RECIPE.yaml",
+        "Trains a model as the recipe says. Ctrl-C once saves a checkpoint and stops; twice stops at once. A "
+        "run "
+        "that was stopped or killed goes on with --resume and ends in the same bytes as one that was not.",
+        "mhmoe train recipes/demo.yaml\n"
+        "mhmoe train recipes/demo.yaml --resume\n"
+        "mhmoe train recipes/demo.yaml --set train.run=runs/fast --set train.rate=2e-3\n"
+        "mhmoe train recipes/demo.yaml --set train.run=runs/longer --init-from runs/demo",
+        1,
+        1,
+        options,
+        sizeof options / sizeof *options,
+    };
+    int code = cli_parse(&usage, argc, argv, &arguments);
+    if (code >= 0)
+        return code;
+    view v = {0};
+    return cli_report(train(&v, arguments.item[0], &sets, resume, init_from));
+}

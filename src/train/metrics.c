@@ -1,0 +1,175 @@
+/* The log of a run: one JSON object a line, and the same numbers for TensorBoard. */
+#include "train/train.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#define METRICS_FILE "metrics.jsonl"
+
+/* What a line may hold, in its order. */
+static const struct {
+    const char *key, *tag;
+    size_t offset;
+    bool validation; /* there where the step was validated; the others where there were updates */
+} numbers[] = {
+#define NUMBER(field, group, validation)                                            \
+    {                                                                               \
+#        field, group "/" #        field, offsetof(mh_train_log, field), validation \
+    }
+    NUMBER(loss, "train", false),
+    NUMBER(perplexity, "train", false),
+    NUMBER(balance, "train", false),
+    NUMBER(grad_norm, "train", false),
+    NUMBER(rate, "train", false),
+    NUMBER(tokens_per_second, "speed", false),
+    NUMBER(flops_per_second, "speed", false),
+    NUMBER(memory, "speed", false),
+    NUMBER(valid_loss, "valid", true),
+    NUMBER(valid_perplexity, "valid", true),
+    NUMBER(valid_bits_per_byte, "valid", true),
+#undef NUMBER
+};
+enum { NUMBERS = sizeof numbers / sizeof *numbers };
+
+static bool has_updates(const mh_train_log *log)
+{
+    return !isnan(log->loss);
+}
+
+/* The value of numbers[i], and whether the log has it. */
+static bool number_of(const mh_train_log *log, int i, double *value)
+{
+    *value = *(const double *)((const char *)log + numbers[i].offset);
+    return numbers[i].validation ? log->validated : has_updates(log);
+}
+
+static json_t *real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null(); /* JSON knows no infinite perplexity */
+}
+
+static json_t *experts_of(const mh_train_log *log)
+{
+    json_t *layers = json_array();
+    for (int i = 0; i < log->moe_layers; i++)
+        json_array_append_new(layers,
+                              json_pack("{s:I, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
+                                        "entropy", real(log->load[i].entropy), "largest",
+                                        real(log->load[i].largest), "dropped", real(log->load[i].dropped)));
+    return layers;
+}
+
+static json_t *line_of(const mh_train_log *log)
+{
+    json_t *line = json_pack("{s:I, s:I}", "step", (json_int_t)log->step, "tokens", (json_int_t)log->tokens);
+    double value;
+    for (int i = 0; i < NUMBERS; i++)
+        if (number_of(log, i, &value))
+            json_object_set_new(line, numbers[i].key, real(value));
+    if (has_updates(log))
+        json_object_set_new(line, "experts", experts_of(log));
+    return line;
+}
+
+/* In one write, so that a kill leaves at most the last line unfinished. */
+static mh_status append(int file, mh_text *line)
+{
+    MH_TRY(mh_text_add(line, "\n", 1));
+    for (size_t done = 0; done < line->length;) {
+        ssize_t n = write(file, line->data + done, line->length - done);
+        if (n < 0 && errno != EINTR)
+            return mh_fail_errno("write", METRICS_FILE);
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return MH_OK;
+}
+
+static mh_status add_events(mh_events *events, const mh_train_log *log)
+{
+    double value;
+    for (int i = 0; i < NUMBERS; i++)
+        if (number_of(log, i, &value))
+            MH_TRY(mh_events_scalar(events, numbers[i].tag, log->step, value));
+    for (int i = 0; has_updates(log) && i < log->moe_layers; i++) {
+        const double of[] = {log->load[i].entropy, log->load[i].largest, log->load[i].dropped};
+        static const char *const name[] = {"entropy", "largest", "dropped"};
+        for (int j = 0; j < 3; j++) {
+            char tag[64];
+            snprintf(tag, sizeof tag, "experts_%s/layer_%lld", name[j], (long long)log->moe_layer[i]);
+            MH_TRY(mh_events_scalar(events, tag, log->step, of[j]));
+        }
+    }
+    return mh_events_flush(events);
+}
+
+mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log)
+{
+    json_t *json = line_of(log);
+    mh_text line = {0};
+    mh_status status = mh_json_dump(json, false, &line);
+    json_decref(json);
+    if (status == MH_OK)
+        status = append(metrics->file, &line);
+    mh_text_release(&line);
+    return status == MH_OK ? add_events(metrics->events, log) : status;
+}
+
+/* The step of a line, or -1 where it is no line of ours. */
+static int64_t step_of(const char *line, size_t length)
+{
+    json_t *json;
+    if (mh_json_parse(&json, line, length, METRICS_FILE) != MH_OK)
+        return -1;
+    const json_t *step = json_object_get(json, "step");
+    int64_t number = json_is_integer(step) ? json_integer_value(step) : -1;
+    json_decref(json);
+    return number;
+}
+
+/* Bytes of the leading lines that are whole and of steps up to `step`. */
+static mh_status measure(const char *path, int64_t step, size_t *bytes)
+{
+    mh_map map;
+    MH_TRY(mh_map_open(&map, path));
+    size_t at = 0;
+    while (at < map.size) {
+        const char *line = (const char *)map.data + at, *end = memchr(line, '\n', map.size - at);
+        int64_t number = end ? step_of(line, (size_t)(end - line)) : -1;
+        if (number < 0 || number > step)
+            break;
+        at += (size_t)(end - line) + 1;
+    }
+    *bytes = at;
+    mh_map_close(&map);
+    return MH_OK;
+}
+
+mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step)
+{
+    *metrics = (mh_metrics){.file = -1};
+    char path[MH_PATH];
+    size_t bytes;
+    MH_TRY(mh_path_join(path, run, METRICS_FILE));
+    metrics->file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->file < 0)
+        return mh_fail_errno("write", path);
+    mh_status status = measure(path, step, &bytes);
+    if (status == MH_OK && ftruncate(metrics->file, (off_t)bytes) != 0)
+        status = mh_fail_errno("shorten", path);
+    if (status == MH_OK)
+        status = mh_events_open(&metrics->events, run, step);
+    if (status != MH_OK)
+        mh_metrics_close(metrics);
+    return status;
+}
+
+void mh_metrics_close(mh_metrics *metrics)
+{
+    if (metrics->file >= 0)
+        close(metrics->file);
+    mh_events_close(metrics->events);
+    *metrics = (mh_metrics){.file = -1};
+}

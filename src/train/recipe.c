@@ -1,0 +1,233 @@
+/* Everything a run is told: the rows of data and train, and the checks that concern several keys. */
+#include "train/train.h"
+
+#include <string.h>
+
+#define DATA(field)  offsetof(mh_data_config, field)
+#define TRAIN(field) offsetof(mh_train_config, field)
+#define COUNT(rows)  (int)(sizeof rows / sizeof *rows)
+#define EXACT        9007199254740991.0 /* 2^53 - 1: whole numbers up to here survive a double */
+
+static const mh_option data_rows[] = {
+    {"train", "", "folders made by 'mhmoe data build': \"a\", or a mixture \"a=0.7, b=0.3\"",
+     MH_OPTION_STRING, DATA(train), 0, 0, NULL, 0},
+    {"valid", "", "folders whose validation part is measured; empty: those of data.train", MH_OPTION_STRING,
+     DATA(valid), 0, 0, NULL, 0},
+    {"mask_documents", "false", "attention does not cross from one document into the next", MH_OPTION_BOOL,
+     DATA(mask_documents), 0, 0, NULL, 0},
+};
+
+static const mh_option train_rows[] = {
+    {"run", "", "the run folder; empty: runs/ and the name of the recipe", MH_OPTION_STRING, TRAIN(run), 0, 0,
+     NULL, MH_OPTION_RESUME},
+    {"precision", "f32", "of weights, activations and gradients; sums and moments are f32 in both",
+     MH_OPTION_CHOICE, TRAIN(precision), 0, 0, "f32|bf16", 0},
+    {"seed", "1", "of the first weights, the order of the data and dropout", MH_OPTION_INT, TRAIN(seed), 0,
+     EXACT, NULL, 0},
+    {"steps", "1000", "number of updates", MH_OPTION_INT, TRAIN(steps), 1, 1e12, NULL, 0},
+    {"batch", "32", "sequences in an update", MH_OPTION_INT, TRAIN(batch), 1, 1 << 24, NULL, 0},
+    {"micro_batch", "0", "sequences computed at a time, a divisor of batch; less takes less memory; 0: all",
+     MH_OPTION_INT, TRAIN(micro_batch), 0, 1 << 24, NULL, 0},
+    {"sequence", "0", "tokens in a sequence; 0: model.context", MH_OPTION_INT, TRAIN(sequence), 0, 1 << 20,
+     NULL, 0},
+    {"schedule", "cosine", "of the rate after the warm-up; wsd: constant, then linear over decay_steps",
+     MH_OPTION_CHOICE, TRAIN(schedule), 0, 0, "cosine|linear|wsd", 0},
+    {"rate", "1e-3", "learning rate after the warm-up", MH_OPTION_FLOAT, TRAIN(rate), 0, 10, NULL, 0},
+    {"min_rate", "1e-4", "learning rate at the last step", MH_OPTION_FLOAT, TRAIN(min_rate), 0, 10, NULL, 0},
+    {"warmup", "100", "updates over which the rate rises from 0", MH_OPTION_INT, TRAIN(warmup), 0, 1e12, NULL,
+     0},
+    {"decay_steps", "0", "length of wsd's last phase; 0: a fifth of train.steps", MH_OPTION_INT,
+     TRAIN(decay_steps), 0, 1e12, NULL, 0},
+    {"beta1", "0.9", "AdamW: memory of the mean gradient", MH_OPTION_FLOAT, TRAIN(beta1), 0, 0.9999, NULL, 0},
+    {"beta2", "0.95", "AdamW: memory of the mean square", MH_OPTION_FLOAT, TRAIN(beta2), 0, 0.999999, NULL,
+     0},
+    {"eps", "1e-8", "AdamW: added to the root of the mean square", MH_OPTION_FLOAT, TRAIN(eps), 1e-20, 1,
+     NULL, 0},
+    {"decay", "0.1", "weight decay, of matrices only", MH_OPTION_FLOAT, TRAIN(decay), 0, 10, NULL, 0},
+    {"clip", "1", "longest gradient; a longer one is scaled down to it; 0: any", MH_OPTION_FLOAT, TRAIN(clip),
+     0, 1e9, NULL, 0},
+    {"log_every", "10", "updates between two lines of the log", MH_OPTION_INT, TRAIN(log_every), 1, 1e12,
+     NULL, MH_OPTION_RESUME},
+    {"eval_every", "200", "updates between two evaluations; 0: one at the end", MH_OPTION_INT,
+     TRAIN(eval_every), 0, 1e12, NULL, MH_OPTION_RESUME},
+    {"eval_sequences", "64", "validation sequences an evaluation looks at; 0: all", MH_OPTION_INT,
+     TRAIN(eval_sequences), 0, 1e12, NULL, MH_OPTION_RESUME},
+    {"checkpoint_every", "200", "updates between two checkpoints; 0: one at the end", MH_OPTION_INT,
+     TRAIN(checkpoint_every), 0, 1e12, NULL, MH_OPTION_RESUME},
+    {"keep", "3", "newest checkpoints that are kept; 0: all", MH_OPTION_INT, TRAIN(keep), 0, 1e9, NULL,
+     MH_OPTION_RESUME},
+};
+
+static const mh_section sections[] = {
+    {"model", "the decoder", mh_model_rows, MH_MODEL_ROWS, offsetof(mh_recipe, model)},
+    {"moe", "its feed-forward layers", mh_moe_rows, MH_MOE_ROWS, offsetof(mh_recipe, model.moe)},
+    {"data", "what it learns from", data_rows, COUNT(data_rows), offsetof(mh_recipe, data)},
+    {"train", "how it learns", train_rows, COUNT(train_rows), offsetof(mh_recipe, train)},
+};
+const mh_options mh_recipe_options = {sections, COUNT(sections)};
+
+/* "recipes/demo.yaml" -> "runs/demo" */
+static void name_run(char run[MH_OPTION_TEXT], const char *path)
+{
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    const char *name = slash ? slash + 1 : path ? path : "unnamed";
+    const char *dot = strrchr(name, '.');
+    snprintf(run, MH_OPTION_TEXT, "runs/%.*s", (int)(dot > name ? dot - name : (ptrdiff_t)strlen(name)),
+             name);
+}
+
+mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const *sets, int set_count)
+{
+    memset(recipe, 0, sizeof *recipe);
+    mh_options_defaults(&mh_recipe_options, recipe);
+    if (path)
+        MH_TRY(mh_options_read_yaml(&mh_recipe_options, recipe, path));
+    for (int i = 0; i < set_count; i++)
+        MH_TRY(mh_options_assign(&mh_recipe_options, recipe, sets[i]));
+    if (!recipe->train.run[0])
+        name_run(recipe->train.run, path);
+    return MH_OK;
+}
+
+int64_t mh_recipe_length(const mh_recipe *recipe)
+{
+    return recipe->train.sequence ? recipe->train.sequence : recipe->model.context;
+}
+
+static mh_status take_from_data(mh_config *model, const mh_batches *batches)
+{
+    int64_t vocab = mh_batches_vocab(batches), eos = mh_batches_eos(batches);
+    if (model->vocab && model->vocab != vocab)
+        return mh_fail(MH_EMISMATCH,
+                       "model.vocab is %lld, but the data's tokenizer has %lld pieces; leave model.vocab out",
+                       (long long)model->vocab, (long long)vocab);
+    model->vocab = vocab;
+    /* Documents are separated by </s>, so a text starts after one, and <s> is never seen in training. */
+    model->bos = model->bos < 0 ? eos : model->bos;
+    model->eos = model->eos < 0 ? eos : model->eos;
+    return MH_OK;
+}
+
+static mh_status check_batch(mh_train_config *t)
+{
+    t->micro_batch = t->micro_batch ? t->micro_batch : t->batch;
+    if (t->micro_batch > t->batch)
+        return mh_fail(MH_EVALUE, "train.micro_batch %lld is over train.batch %lld; use at most the batch",
+                       (long long)t->micro_batch, (long long)t->batch);
+    int64_t below = t->micro_batch, above = t->micro_batch;
+    while (t->batch % below != 0)
+        below--;
+    while (t->batch % above != 0)
+        above++;
+    if (below != above)
+        return mh_fail(
+            MH_EVALUE,
+            "train.micro_batch %lld does not divide train.batch %lld; the nearest that do are %lld "
+            "and %lld",
+            (long long)t->micro_batch, (long long)t->batch, (long long)below, (long long)above);
+    return MH_OK;
+}
+
+static mh_status check_schedule(mh_train_config *t)
+{
+    if (t->min_rate > t->rate)
+        return mh_fail(MH_EVALUE, "train.min_rate %g is over train.rate %g; the rate only falls, so lower it",
+                       t->min_rate, t->rate);
+    if (t->warmup >= t->steps)
+        return mh_fail(
+            MH_EVALUE,
+            "train.warmup %lld leaves none of train.steps %lld at full rate; use fewer, for example "
+            "%lld",
+            (long long)t->warmup, (long long)t->steps, (long long)(t->steps / 10));
+    if (t->schedule != MH_SCHEDULE_WSD)
+        return MH_OK;
+    t->decay_steps = t->decay_steps ? t->decay_steps : (t->steps + 4) / 5;
+    if (t->warmup + t->decay_steps > t->steps)
+        return mh_fail(MH_EVALUE,
+                       "train.warmup %lld and train.decay_steps %lld are together over train.steps %lld",
+                       (long long)t->warmup, (long long)t->decay_steps, (long long)t->steps);
+    return MH_OK;
+}
+
+mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches)
+{
+    if (batches)
+        MH_TRY(take_from_data(&recipe->model, batches));
+    MH_TRY(mh_config_resolve(&recipe->model));
+    recipe->train.sequence = mh_recipe_length(recipe);
+    if (recipe->train.sequence > recipe->model.context)
+        return mh_fail(MH_EVALUE,
+                       "train.sequence %lld is over model.context %lld; lower the one or raise the other",
+                       (long long)recipe->train.sequence, (long long)recipe->model.context);
+    MH_TRY(check_batch(&recipe->train));
+    return check_schedule(&recipe->train);
+}
+
+mh_status mh_recipe_essence(const mh_recipe *recipe, mh_recipe *essence)
+{
+    *essence = *recipe;
+    for (int s = 0; s < COUNT(sections); s++)
+        for (int r = 0; r < sections[s].count; r++) {
+            const mh_option *row = &sections[s].rows[r];
+            char key[128];
+            snprintf(key, sizeof key, "%s.%s", sections[s].name, row->key);
+            if (row->flags & MH_OPTION_RESUME)
+                MH_TRY(mh_options_set(&mh_recipe_options, essence, key, row->value, "defaults"));
+        }
+    return MH_OK;
+}
+
+/* Of the values alone: another wording of the help would otherwise end all runs. */
+mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17])
+{
+    mh_recipe essence;
+    MH_TRY(mh_recipe_essence(recipe, &essence));
+    mh_text text = {0};
+    mh_status status = MH_OK;
+    for (int s = 0; s < COUNT(sections) && status == MH_OK; s++) {
+        json_t *section = mh_section_to_json(&sections[s], &essence);
+        status = mh_json_dump(section, false, &text);
+        json_decref(section);
+    }
+    if (status == MH_OK)
+        mh_hash_text(mh_hash(text.data, text.length), identity);
+    mh_text_release(&text);
+    return status;
+}
+
+/* The value of "section.key" as JSON writes it. */
+static mh_status add_value(mh_text *text, const mh_recipe *recipe, const char *key)
+{
+    mh_status status = MH_OK;
+    for (int s = 0; s < COUNT(sections) && status == MH_OK; s++) {
+        size_t length = strlen(sections[s].name);
+        if (strncmp(key, sections[s].name, length) != 0 || key[length] != '.')
+            continue;
+        json_t *section = mh_section_to_json(&sections[s], recipe);
+        status = mh_json_dump(json_object_get(section, key + length + 1), false, text);
+        json_decref(section);
+    }
+    return status;
+}
+
+mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path)
+{
+    mh_recipe was;
+    MH_TRY(mh_recipe_read(&was, path, NULL, 0));
+    char key[128];
+    if (!mh_options_conflict(&mh_recipe_options, &was, recipe, key))
+        return MH_OK;
+    mh_text before = {0}, now = {0};
+    mh_status status = add_value(&before, &was, key);
+    if (status == MH_OK)
+        status = add_value(&now, recipe, key);
+    if (status == MH_OK)
+        status =
+            mh_fail(MH_EMISMATCH,
+                    "%s may not change when a run is resumed: it was %s (%s) and is now %s; restore it, or "
+                    "start another run with --init-from",
+                    key, before.data, path, now.data);
+    mh_text_release(&before);
+    mh_text_release(&now);
+    return status;
+}

@@ -1,0 +1,130 @@
+/* One update: forward, backward, AdamW. Nothing in it allocates. */
+#include "train/train.h"
+
+#include <math.h>
+
+static void layout(mh_step *s, mh_arena *arena, const mh_train_config *c)
+{
+    size_t positions = (size_t)(c->micro_batch * c->sequence);
+    s->token = mh_take(arena, positions * sizeof *s->token);
+    s->target = mh_take(arena, positions * sizeof *s->target);
+    s->first_key = mh_take(arena, positions * sizeof *s->first_key);
+    s->nll = mh_take(arena, positions * sizeof *s->nll);
+}
+
+static mh_pass_shape pass_shape(const mh_train_config *c)
+{
+    return (mh_pass_shape){
+        .batch = c->micro_batch, .rows = c->sequence, .capacity = c->sequence, .training = true};
+}
+
+size_t mh_train_bytes(const mh_recipe *recipe)
+{
+    const mh_train_config *c = &recipe->train;
+    size_t trained = mh_model_bytes(&recipe->model, (mh_precision)c->precision, true);
+    size_t gradients = trained - mh_model_bytes(&recipe->model, (mh_precision)c->precision, false);
+    mh_step shell;
+    mh_arena buffers = {0};
+    layout(&shell, &buffers, c);
+    /* Each of the two moments is as large as the gradients; an evaluation has buffers like a micro-batch. */
+    return trained + 2 * gradients + 2 * buffers.used +
+           mh_pass_bytes(&recipe->model, (mh_precision)c->precision, pass_shape(c));
+}
+
+mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, mh_model *model, const mh_batches *batches)
+{
+    *step = (mh_step){.recipe = recipe, .model = model, .batches = batches};
+    MH_TRY(mh_optimizer_init(&step->optimizer, model));
+    MH_TRY(mh_pass_create(&step->pass, model, pass_shape(&recipe->train)));
+    mh_arena count = {0};
+    layout(step, &count, &recipe->train);
+    MH_TRY(mh_arena_init(&step->memory, count.used, "batches"));
+    layout(step, &step->memory, &recipe->train);
+    return MH_OK;
+}
+
+void mh_step_release(mh_step *step)
+{
+    mh_arena_release(&step->memory);
+    mh_pass_free(step->pass);
+    mh_optimizer_release(&step->optimizer);
+    *step = (mh_step){0};
+}
+
+static mh_status not_finite(const mh_step *s, int64_t step, const char *what, const char *where)
+{
+    const char *run = s->recipe->train.run;
+    return mh_fail(
+        MH_ESTATE,
+        "step %lld: %s is not a finite number, first in %s; training stopped, and the last good "
+        "checkpoint is kept in %s/checkpoints. Start another run from it by --init-from with a lower "
+        "train.rate or train.clip, or with train.precision f32",
+        (long long)step, what, where, run);
+}
+
+mh_status mh_step_check(const mh_step *s, int64_t step, const char *what, double value)
+{
+    if (isfinite(value))
+        return MH_OK;
+    char where[64] = "the output layer";
+    int64_t layer = mh_pass_find_nan(s->pass);
+    if (layer >= 0)
+        snprintf(where, sizeof where, "the output of layer %lld", (long long)layer);
+    return not_finite(s, step, what, where);
+}
+
+static mh_status check_gradient(const mh_step *s, int64_t step, double norm)
+{
+    if (isfinite(norm))
+        return MH_OK;
+    char where[160];
+    int index = mh_optimizer_find_nan(s->model);
+    snprintf(where, sizeof where, "the gradient of %s",
+             index >= 0 ? s->model->params.list[index].name : "all parameters together");
+    return not_finite(s, step, "the gradient's norm", where);
+}
+
+static void load_batch(mh_step *s, int64_t index)
+{
+    const mh_train_config *c = &s->recipe->train;
+    for (int64_t i = 0; i < c->micro_batch; i++) {
+        int64_t at = i * c->sequence;
+        mh_batches_get(s->batches, index + i, s->token + at, s->target + at, s->first_key + at);
+    }
+}
+
+static double sum_of(const float *x, int64_t n)
+{
+    double sum = 0; /* in order: the same bits for any number of threads */
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i];
+    return sum;
+}
+
+/* Gradients of: mean nll of the update's tokens + balance_weight * mean over its micro-batches of the balance
+ * losses' sum. */
+mh_status mh_step_run(mh_step *s, int64_t step, mh_update *update)
+{
+    const mh_train_config *c = &s->recipe->train;
+    int64_t micros = c->batch / c->micro_batch, rows = c->micro_batch * c->sequence;
+    double share = 1 / (double)micros, scale = 1 / (double)(c->batch * c->sequence);
+    *update = (mh_update){0};
+    for (int64_t i = 0; i < micros; i++) {
+        mh_call call = {.token = s->token,
+                        .first_key = s->recipe->data.mask_documents ? s->first_key : NULL,
+                        .batch = c->micro_batch,
+                        .rows = c->sequence,
+                        .train = true,
+                        .seed = (uint64_t)c->seed,
+                        .step = (uint64_t)((step - 1) * micros + i)};
+        load_batch(s, (step - 1) * c->batch + i * c->micro_batch);
+        mh_forward(s->pass, s->model, &call);
+        mh_loss(s->pass, s->model, &call, s->target, s->nll, (float)scale);
+        update->loss += scale * sum_of(s->nll, rows);
+        update->balance += share * mh_pass_balance(s->pass);
+        MH_TRY(mh_step_check(s, step, "the loss", update->loss));
+        mh_backward(s->pass, s->model, &call, share);
+    }
+    update->grad_norm = mh_optimizer_step(&s->optimizer, s->model, c);
+    return check_gradient(s, step, update->grad_norm);
+}

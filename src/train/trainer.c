@@ -1,0 +1,361 @@
+/* The trainer: everything that can fail is made ready, then the loop. */
+#include "train/train.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Sums over some updates. */
+typedef struct {
+    int64_t updates;
+    double loss, balance, grad_norm, seconds;
+} window;
+
+static void add(window *sum, const mh_update *update, double seconds)
+{
+    sum->updates++;
+    sum->loss += update->loss;
+    sum->balance += update->balance;
+    sum->grad_norm += update->grad_norm;
+    sum->seconds += seconds;
+}
+
+typedef struct {
+    mh_recipe *recipe;
+    const mh_train_watch *watch;
+    const char *run;
+    mh_lock lock;
+    mh_batches *train, *valid;
+    mh_tokenizer *tokenizer;
+    mh_model *model;
+    mh_step step;
+    mh_trainer_state state;
+    mh_metrics metrics;
+    window since_line, since_start;
+    mh_flops flops; /* of a token */
+    int moe_layers;
+
+    mh_arena memory;
+    mh_load *load;      /* [moe_layers] */
+    int64_t *moe_layer; /* their numbers */
+} trainer;
+
+static void tell(const trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void tell(const trainer *t, const char *format, ...)
+{
+    char sentence[2 * MH_PATH];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(sentence, sizeof sentence, format, arguments);
+    va_end(arguments);
+    if (t->watch->message)
+        t->watch->message(t->watch->context, sentence);
+}
+
+/* ---- the log ------------------------------------------------------------------------------------------- */
+
+/* The means over a window; NaN where nothing was trained yet. */
+static mh_train_log log_of(const trainer *t, const window *w)
+{
+    const mh_train_config *c = &t->recipe->train;
+    double n = (double)w->updates, tokens = n * (double)(c->batch * c->sequence);
+    double pace = t->since_start.seconds / (double)t->since_start.updates;
+    return (mh_train_log){.step = t->state.step,
+                          .steps = c->steps,
+                          .tokens = t->state.tokens,
+                          .loss = w->loss / n,
+                          .perplexity = exp(w->loss / n),
+                          .balance = w->balance / n,
+                          .grad_norm = w->grad_norm / n,
+                          .rate = mh_schedule_rate(c, t->state.step),
+                          .tokens_per_second = tokens / w->seconds,
+                          .flops_per_second = tokens / w->seconds * t->flops.training,
+                          .memory = (double)mh_memory_peak(),
+                          .seconds_left = (double)(c->steps - t->state.step) * pace,
+                          .moe_layers = t->moe_layers,
+                          .load = t->load,
+                          .moe_layer = t->moe_layer};
+}
+
+static void measure_load(trainer *t)
+{
+    for (int i = 0; i < t->moe_layers; i++)
+        t->load[i] = mh_plan_load(&mh_pass_ffn(t->step.pass, t->moe_layer[i])->plan);
+}
+
+static mh_status validate(trainer *t, mh_train_log *log)
+{
+    const mh_recipe *r = t->recipe;
+    mh_perplexity result;
+    MH_TRY(mh_eval_batches(t->model, t->step.pass, t->valid, r->train.eval_sequences, r->data.mask_documents,
+                           NULL, &result));
+    log->validated = true;
+    log->valid_loss = result.nll / (double)result.tokens;
+    log->valid_perplexity = result.perplexity;
+    log->valid_bits_per_byte = result.bits_per_byte;
+    MH_TRY(mh_step_check(&t->step, t->state.step, "the validation loss", log->valid_loss));
+    t->state.valid_loss = log->valid_loss;
+    t->state.valid_bits_per_byte = log->valid_bits_per_byte;
+    return MH_OK;
+}
+
+static mh_status write_line(trainer *t, const mh_train_log *log)
+{
+    MH_TRY(mh_metrics_add(&t->metrics, log));
+    if (t->watch->log)
+        t->watch->log(t->watch->context, log);
+    t->since_line = (window){0};
+    return MH_OK;
+}
+
+static mh_status report(trainer *t, bool evaluate)
+{
+    measure_load(t); /* before an evaluation, which routes its own rows through the same pass */
+    mh_train_log log = log_of(t, &t->since_line);
+    if (evaluate)
+        MH_TRY(validate(t, &log));
+    return write_line(t, &log);
+}
+
+static mh_status checkpoint(trainer *t)
+{
+    MH_TRY(mh_state_save(t->run, t->recipe, t->model, t->tokenizer, &t->step.optimizer, &t->state));
+    MH_TRY(mh_state_prune(t->run, t->recipe->train.keep));
+    tell(t, "checkpoint of step %lld written to %s/checkpoints", (long long)t->state.step, t->run);
+    return MH_OK;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------ */
+
+static bool due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
+static mh_status update(trainer *t, int64_t step)
+{
+    const mh_train_config *c = &t->recipe->train;
+    double started = mh_seconds();
+    mh_update made;
+    MH_TRY(mh_step_run(&t->step, step, &made));
+    double seconds = mh_seconds() - started;
+    add(&t->since_line, &made, seconds);
+    add(&t->since_start, &made, seconds);
+    t->state.step = step;
+    t->state.tokens = step * c->batch * c->sequence;
+    t->state.loss = made.loss;
+    if (t->watch->step) {
+        mh_train_log log = log_of(t, &t->since_line);
+        t->watch->step(t->watch->context, &log);
+    }
+    return MH_OK;
+}
+
+static mh_status loop(trainer *t)
+{
+    const mh_train_config *c = &t->recipe->train;
+    for (int64_t step = t->state.step + 1; step <= c->steps; step++) {
+        MH_TRY(update(t, step));
+        bool last = step == c->steps, evaluate = last || due(step, c->eval_every);
+        if (evaluate || due(step, c->log_every))
+            MH_TRY(report(t, evaluate));
+        bool stopped = t->watch->stop && *t->watch->stop;
+        if (last || stopped || due(step, c->checkpoint_every))
+            MH_TRY(checkpoint(t));
+        if (stopped && !last)
+            return mh_fail(MH_EINTERRUPTED,
+                           "stopped after step %lld of %lld; nothing is lost: --resume goes on",
+                           (long long)step, (long long)c->steps);
+    }
+    return MH_OK;
+}
+
+/* ---- making ready -------------------------------------------------------------------------------------- */
+
+/* Opens the data and resolves the recipe, which takes its vocabulary from there. */
+static mh_status open_data(trainer *t)
+{
+    const mh_data_config *data = &t->recipe->data;
+    int64_t length = mh_recipe_length(t->recipe);
+    uint64_t seed = (uint64_t)t->recipe->train.seed;
+    if (!data->train[0])
+        return mh_fail(MH_EVALUE, "data.train is not set; name a folder made by 'mhmoe data build'");
+    MH_TRY(mh_batches_open(&t->train, data->train, "train", length, seed, NULL));
+    MH_TRY(mh_tokenizer_load(&t->tokenizer, mh_batches_tokenizer(t->train)));
+    MH_TRY(mh_batches_open(&t->valid, data->valid[0] ? data->valid : data->train, "valid", length, seed,
+                           mh_tokenizer_hash(t->tokenizer)));
+    return mh_recipe_resolve(t->recipe, t->train);
+}
+
+/* What the order of the data depends on, the recipe apart: a rebuilt folder must not go unnoticed. */
+static void identify_data(const trainer *t, char identity[17])
+{
+    char text[256];
+    int length = snprintf(text, sizeof text, "%s %lld %lld %.17g", mh_tokenizer_hash(t->tokenizer),
+                          (long long)mh_batches_sequences(t->train), (long long)mh_batches_tokens(t->train),
+                          mh_batches_bytes_per_token(t->train));
+    mh_hash_text(mh_hash(text, (size_t)length), identity);
+}
+
+static mh_status check_memory(const trainer *t)
+{
+    double needed = (double)mh_train_bytes(t->recipe), available = (double)mh_memory_available(),
+           mib = 1 << 20;
+    if (needed <= available)
+        return MH_OK;
+    return mh_fail(
+        MH_EMEMORY,
+        "this run needs %.0f MiB of memory and %.0f MiB are free; lower train.micro_batch (now %lld) "
+        "or model.dim, or set train.precision bf16",
+        needed / mib, available / mib, (long long)t->recipe->train.micro_batch);
+}
+
+/* The folder is locked before it is looked into. */
+static mh_status enter_run(trainer *t, mh_train_mode mode)
+{
+    char lock[MH_PATH], metrics[MH_PATH];
+    MH_TRY(mh_path_join(lock, t->run, "lock"));
+    MH_TRY(mh_path_join(metrics, t->run, "metrics.jsonl"));
+    if (mode == MH_TRAIN_NEW)
+        MH_TRY(mh_make_dirs(t->run));
+    else if (!mh_path_is_dir(t->run))
+        return mh_fail(MH_ESTATE, "%s: there is no such run folder to resume; start the run without --resume",
+                       t->run);
+    MH_TRY(mh_lock_take(&t->lock, lock));
+    if (mode == MH_TRAIN_NEW && (mh_state_exists(t->run) || mh_path_exists(metrics)))
+        return mh_fail(
+            MH_ESTATE,
+            "%s: a run is in this folder already; go on with it by --resume, choose another by --set "
+            "train.run=FOLDER, or remove it",
+            t->run);
+    return MH_OK;
+}
+
+static mh_status create_model(trainer *t)
+{
+    const mh_recipe *r = t->recipe;
+    MH_TRY(mh_model_create(&t->model, &r->model, (mh_precision)r->train.precision, true));
+    snprintf(t->model->tokenizer_hash, sizeof t->model->tokenizer_hash, "%s",
+             mh_tokenizer_hash(t->tokenizer));
+    MH_TRY(mh_step_init(&t->step, r, t->model, t->train));
+    size_t layers = (size_t)r->model.layers;
+    MH_TRY(
+        mh_arena_init(&t->memory, layers * (sizeof *t->load + sizeof *t->moe_layer) + MH_ALIGN, "the log"));
+    t->load = mh_take(&t->memory, layers * sizeof *t->load);
+    t->moe_layer = mh_take(&t->memory, layers * sizeof *t->moe_layer);
+    for (int64_t i = 0; i < r->model.layers; i++)
+        if (mh_config_is_moe(&r->model, i))
+            t->moe_layer[t->moe_layers++] = i;
+    t->flops = mh_count_flops(&r->model, r->train.sequence);
+    return MH_OK;
+}
+
+/* Attention heads change no shape, so that weights of another number of them would load and mean nothing. */
+static mh_status init_from(trainer *t, const char *path)
+{
+    char folder[MH_PATH], hash[17];
+    mh_config config;
+    MH_TRY(mh_checkpoint_locate(path, folder));
+    MH_TRY(mh_checkpoint_config(&config, hash, folder));
+    if (config.attention_heads != t->recipe->model.attention_heads)
+        return mh_fail(MH_EMISMATCH,
+                       "%s: its model has %lld attention heads, the recipe %lld; make them agree", folder,
+                       (long long)config.attention_heads, (long long)t->recipe->model.attention_heads);
+    MH_TRY(mh_checkpoint_weights(t->model, folder));
+    const mh_params *params = &t->model->params;
+    for (int i = 0; i < params->count; i++)
+        if (!isfinite(
+                t->model->ops->square_sum(mh_param_value(params, i).p, mh_param_size(&params->list[i]))))
+            return mh_fail(MH_EVALUE, "%s: %s holds a NaN or infinity; start from an older checkpoint",
+                           folder, params->list[i].name);
+    return MH_OK;
+}
+
+static mh_status write_recipe(const trainer *t, const char *path)
+{
+    mh_text yaml = {0};
+    mh_status status = mh_options_write_yaml(&mh_recipe_options, t->recipe, &yaml);
+    if (status == MH_OK)
+        status = mh_file_write(path, yaml.data, yaml.length);
+    mh_text_release(&yaml);
+    return status;
+}
+
+static void tell_facts(const trainer *t)
+{
+    const mh_train_config *c = &t->recipe->train;
+    mh_train_facts facts = {.params = mh_count_params(&t->recipe->model),
+                            .flops = t->flops,
+                            .memory = mh_train_bytes(t->recipe),
+                            .train_tokens = mh_batches_tokens(t->train),
+                            .valid_tokens = mh_batches_tokens(t->valid),
+                            .start_step = t->state.step,
+                            .epochs =
+                                (double)c->steps * (double)c->batch / (double)mh_batches_sequences(t->train)};
+    if (t->watch->facts)
+        t->watch->facts(t->watch->context, t->recipe, &facts);
+}
+
+/* A run begins with a checkpoint: one that cannot be written is known now, and --resume always finds one. */
+static mh_status begin(trainer *t, const char *recipe_path, const char *weights)
+{
+    if (weights)
+        MH_TRY(init_from(t, weights));
+    else
+        mh_model_init(t->model, (uint64_t)t->recipe->train.seed);
+    tell_facts(t);
+    mh_train_log log = log_of(t, &t->since_line);
+    if (t->recipe->train.eval_every > 0)
+        MH_TRY(validate(t, &log));
+    MH_TRY(write_recipe(t, recipe_path));
+    MH_TRY(checkpoint(t));
+    MH_TRY(mh_metrics_open(&t->metrics, t->run, 0));
+    return log.validated ? write_line(t, &log) : MH_OK;
+}
+
+static mh_status resume(trainer *t, const char *recipe_path)
+{
+    MH_TRY(mh_recipe_compare(t->recipe, recipe_path));
+    mh_text skipped = {0};
+    mh_status status = mh_state_load(t->run, t->model, &t->step.optimizer, &t->state, &skipped);
+    if (status == MH_OK && skipped.length)
+        tell(t, "%s", skipped.data);
+    mh_text_release(&skipped);
+    MH_TRY(status);
+    tell(t, "resumed after step %lld", (long long)t->state.step);
+    tell_facts(t);
+    MH_TRY(write_recipe(t, recipe_path));
+    return mh_metrics_open(&t->metrics, t->run, t->state.step);
+}
+
+static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
+{
+    char recipe_path[MH_PATH];
+    MH_TRY(open_data(t));
+    t->run = t->recipe->train.run;
+    MH_TRY(mh_path_join(recipe_path, t->run, "recipe.yaml"));
+    MH_TRY(check_memory(t));
+    MH_TRY(enter_run(t, mode));
+    MH_TRY(create_model(t));
+    MH_TRY(mh_recipe_identity(t->recipe, t->state.recipe));
+    identify_data(t, t->state.data);
+    MH_TRY(mode == MH_TRAIN_NEW ? begin(t, recipe_path, weights) : resume(t, recipe_path));
+    return loop(t);
+}
+
+mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *weights, const mh_train_watch *watch)
+{
+    trainer t = {.recipe = recipe,
+                 .watch = watch,
+                 .state = {.loss = NAN, .valid_loss = NAN, .valid_bits_per_byte = NAN},
+                 .metrics = {.file = -1}};
+    mh_status status = train(&t, mode, weights);
+    mh_metrics_close(&t.metrics);
+    mh_arena_release(&t.memory);
+    mh_step_release(&t.step);
+    mh_model_free(t.model);
+    mh_tokenizer_free(t.tokenizer);
+    mh_batches_close(t.valid);
+    mh_batches_close(t.train);
+    mh_lock_release(&t.lock);
+    return status;
+}
