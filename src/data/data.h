@@ -57,14 +57,32 @@ mh_status mh_utf8_clean(const char *text, size_t length, mh_text *out, int64_t *
 #define MH_CUT_REACH 65536
 size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
 
-/* ---- corpus.c: documents out of files, folders and archives ----------------------------------------- */
+/* ---- source.c: streams of bytes out of files, folders and tars, decompressed ----------------------- */
 
-/* A stream over the documents of `paths`: files, folders (walked in byte order of their names, without
- * following links) or tars, of .txt .md .jsonl, each also compressed by gzip, xz, zstd or bzip2 (known by
- * content). A .txt or .md file is one document; a line of .jsonl is one (field "text" or "content"). Other
- * names inside folders and tars are passed over; a file among `paths` is taken whatever its name. A byte
- * order mark is dropped, \r\n becomes \n, empty documents are skipped. Memory is bounded: a document longer
- * than MH_DOCUMENT_PART comes in several parts. */
+/* A stream over what `paths` hold: files, folders (walked in byte order of their names, without following
+ * links) or tars, each also compressed by gzip, xz, zstd or bzip2, known by content. In folders and tars,
+ * only names ending in .txt, .md or .jsonl (and then perhaps .gz, .xz, .zst or .bz2) are read; a file among
+ * `paths` is read whatever its name. The paths must outlive it. */
+typedef struct mh_source mh_source;
+
+typedef enum { MH_SOURCE_NONE, MH_SOURCE_TEXT, MH_SOURCE_LINES /* .jsonl */ } mh_source_kind;
+
+mh_status mh_source_open(mh_source **source, const char *const *paths, int count);
+void mh_source_close(mh_source *source);
+
+/* Goes to the next stream; MH_SOURCE_NONE behind the last. */
+mh_status mh_source_next(mh_source *source, mh_source_kind *kind);
+mh_status mh_source_read(mh_source *source, void *block, size_t size, size_t *got); /* got 0 at the end */
+const char *mh_source_name(const mh_source *source); /* "books.tar.xz:a/b.md" */
+
+/* Bytes of files consumed so far, their total, and the number of files passed over for their names. */
+double mh_source_where(const mh_source *source, double *total, int64_t *skipped);
+
+/* ---- corpus.c: documents out of streams of text ----------------------------------------------------- */
+
+/* The documents of a source: a .txt or .md is one, and each line of a .jsonl (its string "text", or else
+ * "content"). A byte order mark is dropped, \r\n becomes \n, empty documents are left out. Memory is bounded:
+ * a .txt or .md longer than MH_DOCUMENT_PART comes in several parts. */
 typedef struct mh_corpus mh_corpus;
 
 #define MH_DOCUMENT_PART (16 << 20)

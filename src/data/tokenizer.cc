@@ -63,6 +63,15 @@ static mh_status refused(const char *what, const std::string &why)
                    why.c_str());
 }
 
+/* SentencePiece's messages begin with its own file, line and condition: "file.cc(12) [a == b] why". */
+static std::string reason(const sentencepiece::util::Status &status)
+{
+    std::string message = status.message();
+    size_t at = message.rfind("] ");
+    std::string why = at == std::string::npos ? message : message.substr(at + 2);
+    return why.empty() ? "it is damaged or another kind of file" : why;
+}
+
 static mh_status add_ids(mh_ids *ids, const int *id, size_t count)
 {
     if (ids->count + (int64_t)count > ids->capacity) {
@@ -146,11 +155,11 @@ static mh_status load(mh_tokenizer *t, const char *what)
     std::string file = t->file + std::string(NO_DENORMALIZER, sizeof NO_DENORMALIZER - 1);
     auto loaded = with_prefix.LoadFromSerializedProto(file + std::string(NORMALIZER, sizeof NORMALIZER - 1));
     if (!loaded.ok())
-        return refused(what, loaded.message());
+        return refused(what, reason(loaded));
     loaded = t->processor.LoadFromSerializedProto(
         file + std::string(NORMALIZER_NO_PREFIX, sizeof NORMALIZER_NO_PREFIX - 1));
     if (!loaded.ok())
-        return refused(what, loaded.message());
+        return refused(what, reason(loaded));
 
     int vocab = t->processor.GetPieceSize();
     t->surface.resize((size_t)vocab);

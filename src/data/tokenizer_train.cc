@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <queue>
 #include <sentencepiece_trainer.h>
 #include <string>
@@ -37,14 +38,14 @@ class Sample
 
     Sample(uint64_t seed, size_t limit) : seed_(seed), limit_(limit) {}
 
-    void add(const char *text, size_t length)
+    void add(std::string_view text)
     {
         uint32_t random[4];
         mh_random4(seed_, mh_stream(MH_RANDOM_SAMPLE, 0, 0), index_, random);
         uint64_t key = (uint64_t)random[0] << 32 | random[1];
         if (key < bound_) {
-            lines_.push({key, index_, std::string(text, length)});
-            bytes_ += length;
+            lines_.push({key, index_, std::string(text)});
+            bytes_ += text.size();
         }
         while (bytes_ > limit_) {
             bound_ = lines_.top().key;
@@ -102,16 +103,15 @@ class Lines : public sentencepiece::SentenceIterator
 static void add_lines(Sample &sample, std::string_view text)
 {
     while (!text.empty()) {
-        size_t end = std::min({text.find('\n'), text.find(UNKNOWN_SIGN), text.size()});
-        if (end > LINE_BYTES)
-            end = std::min(end, mh_utf8_cut(text.data(), end, LINE_BYTES));
-        if (end > 0)
-            sample.add(text.data(), end);
-        text.remove_prefix(end);
-        if (!text.empty() && text[0] == '\n')
-            text.remove_prefix(1);
-        else if (text.substr(0, strlen(UNKNOWN_SIGN)) == UNKNOWN_SIGN)
-            text.remove_prefix(strlen(UNKNOWN_SIGN));
+        std::string_view line = text.substr(0, text.find('\n'));
+        text.remove_prefix(std::min(line.size() + 1, text.size()));
+        while (!line.empty()) {
+            std::string_view part = line.substr(0, mh_utf8_cut(line.data(), line.size(), LINE_BYTES));
+            size_t sign = part.find(UNKNOWN_SIGN);
+            line.remove_prefix(sign == part.npos ? part.size() : sign + strlen(UNKNOWN_SIGN));
+            if (sign > 0)
+                sample.add(part.substr(0, sign));
+        }
     }
 }
 
@@ -120,6 +120,7 @@ static mh_status read_sample(const mh_tokenizer_training *training, Sample &samp
 {
     mh_corpus *corpus;
     MH_TRY(mh_corpus_open(&corpus, training->inputs, training->input_count));
+    std::unique_ptr<mh_corpus, void (*)(mh_corpus *)> owner(corpus, mh_corpus_close);
     mh_status status;
     mh_document document;
     bool end = false;
@@ -138,23 +139,22 @@ static mh_status read_sample(const mh_tokenizer_training *training, Sample &samp
     result->documents = state.documents;
     result->bytes = state.bytes;
     result->sample_bytes = (int64_t)sample.bytes();
-    mh_corpus_close(corpus);
     return status;
 }
 
-/* What SentencePiece's refusal means for the person who chose the vocabulary. Its sentences end in the number
- * that would do: "... 300 vs 338. Increase ...", "... value <= 1671." */
+/* What SentencePiece's refusal means for the person who chose the vocabulary. It names what would do: "...
+ * required_chars. 300 vs 338. ...", "... set it to a value <= 1671." */
 static mh_status explain(int vocab, const char *message)
 {
-    const char *low = strstr(message, " vs "), *high = strstr(message, "<= ");
-    if (strstr(message, "smaller than required_chars") != NULL && low != NULL)
+    const char *number;
+    if ((number = strstr(message, " vs ")) != NULL)
         return mh_fail(MH_EVALUE,
                        "a vocabulary of %d is too small for the characters of this text; choose at least %ld",
-                       vocab, strtol(low + 4, NULL, 10) + 1);
-    if (strstr(message, "too high") != NULL && (high = strstr(high, "value <= ")) != NULL)
+                       vocab, strtol(number + 4, NULL, 10));
+    if ((number = strstr(message, "value <= ")) != NULL)
         return mh_fail(MH_EVALUE,
                        "this text is too small for a vocabulary of %d; choose at most %ld or add text", vocab,
-                       strtol(high + 9, NULL, 10));
+                       strtol(number + 9, NULL, 10));
     return mh_fail(MH_EVALUE, "SentencePiece could not train a vocabulary of %d: %s", vocab, message);
 }
 
@@ -207,6 +207,9 @@ static mh_status train(const mh_tokenizer_training *training, const char *path, 
     Sample sample(training->seed, training->sample_bytes);
     MH_TRY(read_sample(training, sample, progress, result));
     std::vector<Sample::Line> lines = sample.take();
+    if (lines.empty())
+        return mh_fail(MH_EVALUE, "there is no line of text in %s to train a tokenizer on",
+                       training->inputs[0]);
     size_t skip = lines.size() >= MEASURE_LINES ? MEASURE_EVERY : 0;
 
     mh_progress_report(progress, "training the tokenizer", 0, 0, NULL);
@@ -217,9 +220,8 @@ static mh_status train(const mh_tokenizer_training *training, const char *path, 
 
     mh_tokenizer *tokenizer;
     MH_TRY(mh_tokenizer_from_bytes(&tokenizer, model.data(), model.size(), "the tokenizer just trained"));
-    mh_status status = measure(tokenizer, lines, skip == 0 ? 1 : skip, &result->bytes_per_token);
-    mh_tokenizer_free(tokenizer);
-    MH_TRY(status);
+    std::unique_ptr<mh_tokenizer, void (*)(mh_tokenizer *)> owner(tokenizer, mh_tokenizer_free);
+    MH_TRY(measure(tokenizer, lines, skip == 0 ? 1 : skip, &result->bytes_per_token));
     MH_TRY(mh_file_write(path, model.data(), model.size()));
     result->seconds = mh_seconds() - started;
     return MH_OK;
