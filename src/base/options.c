@@ -19,8 +19,9 @@ static bool choice_at(const mh_option *row, int index, const char **name, int *l
     const char *at = row->choices;
     for (int i = 0; i < index; i++) {
         at = strchr(at, '|');
-        if (at++ == NULL)
+        if (at == NULL)
             return false;
+        at++;
     }
     *name = at;
     *length = (int)strcspn(at, "|");

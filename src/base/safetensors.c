@@ -65,15 +65,16 @@ static mh_status read_tensor(mh_tensor *tensor, const char *name, const json_t *
     if (!read_shape(tensor, json_object_get(entry, "shape")))
         return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" has no valid shape of at most %d dimensions", path,
                        name, MH_TENSOR_RANK);
+    /* An end before its begin wraps around to a size that no tensor has. */
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_t *from = json_array_get(offsets, 0), *to = json_array_get(offsets, 1);
     json_int_t begin = json_integer_value(from), end = json_integer_value(to);
     if (json_array_size(offsets) != 2 || !json_is_integer(from) || !json_is_integer(to) || begin < 0 ||
-        end < begin || (uint64_t)end > size || (uint64_t)(end - begin) != bytes_of(tensor))
-        return mh_fail(MH_EFORMAT,
-                       "%s: tensor \"%s\" does not lie within the data, or not with its size; the "
-                       "file is truncated or damaged",
-                       path, name);
+        (uint64_t)end > size || (uint64_t)(end - begin) != bytes_of(tensor))
+        return mh_fail(
+            MH_EFORMAT,
+            "%s: tensor \"%s\" does not lie within the data, or not with its size: truncated or damaged",
+            path, name);
     tensor->data = data + begin;
     return MH_OK;
 }
@@ -90,6 +91,8 @@ static int by_place(const void *a, const void *b)
 
 static mh_status read_metadata(const json_t *meta, const unsigned char *data, size_t size, const char *path)
 {
+    if (meta != NULL && !json_is_object(meta))
+        return mh_fail(MH_EFORMAT, "%s: the metadata is no object", path);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)meta, key, value)
@@ -97,15 +100,14 @@ static mh_status read_metadata(const json_t *meta, const unsigned char *data, si
         if (!json_is_string(value))
             return mh_fail(MH_EFORMAT, "%s: the metadata \"%s\" is no string", path, key);
     }
-    if (meta != NULL && !json_is_object(meta))
-        return mh_fail(MH_EFORMAT, "%s: the metadata is no object", path);
     const char *expected = json_string_value(json_object_get(meta, CHECKSUM));
+    if (expected == NULL)
+        return MH_OK;
     char found[17];
     mh_hash_text(mh_hash(data, size), found);
-    if (expected != NULL && strcmp(expected, found) != 0)
+    if (strcmp(expected, found) != 0)
         return mh_fail(MH_EFORMAT,
-                       "%s is damaged: the checksum of its data is %s and should be %s; use another "
-                       "copy",
+                       "%s is damaged: its data have checksum %s instead of %s; use another copy of the file",
                        path, found, expected);
     return MH_OK;
 }
@@ -133,24 +135,21 @@ static mh_status read_tensors(mh_tensors *t, const unsigned char *data, size_t s
     json_t *entry;
     json_object_foreach(t->header, name, entry)
     {
-        if (strcmp(name, METADATA) == 0)
-            MH_TRY(read_metadata(entry, data, size, path));
-        else
+        if (strcmp(name, METADATA) != 0)
             MH_TRY(read_tensor(&t->list[t->count++], name, entry, data, size, path));
     }
     qsort(t->list, (size_t)t->count, sizeof *t->list, by_place);
     const unsigned char *end = data;
     for (int i = 0; i < t->count; i++) {
         if (t->list[i].data != end)
-            return mh_fail(MH_EFORMAT,
-                           "%s: tensor \"%s\" leaves a gap or overlaps the one before it; the file "
-                           "is damaged",
+            return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" leaves a gap or overlaps the one before: damaged",
                            path, t->list[i].name);
         end += bytes_of(&t->list[i]);
     }
     if (end != data + size)
-        return mh_fail(MH_EFORMAT, "%s: %zu bytes after the last tensor belong to none; the file is damaged",
-                       path, (size_t)(data + size - end));
+        return mh_fail(MH_EFORMAT, "%s: %zu bytes after the last tensor belong to none: damaged", path,
+                       (size_t)(data + size - end));
+    MH_TRY(read_metadata(json_object_get(t->header, METADATA), data, size, path));
     copy_misaligned(t); /* counts */
     size_t need = t->copies.used;
     if (need == 0)
@@ -170,8 +169,7 @@ static mh_status read_file(mh_tensors *t, const char *path)
     size_t rest = t->map.size - sizeof length;
     if (length > rest || length > HEADER_LIMIT)
         return mh_fail(MH_EFORMAT,
-                       "%s is truncated or no safetensors file: it announces a header of %llu bytes, "
-                       "and %zu follow",
+                       "%s is truncated or no safetensors file: its header should have %llu of %zu bytes",
                        path, (unsigned long long)length, rest);
     const unsigned char *header = t->map.data + sizeof length;
     char what[MH_PATH + 16];
