@@ -116,7 +116,7 @@ static bool describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64
            dnnl_success;
 }
 
-/* Makes the primitive of `e->shape`. oneDNN plans for the threads it sees at this moment: one. */
+/* Makes the primitive of `e->shape`. */
 static bool entry_create(entry *e)
 {
     const shape *p = &e->shape;
@@ -125,8 +125,6 @@ static bool entry_create(entry *e)
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t sum = NULL;
     dnnl_primitive_desc_t made = NULL;
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
     bool ok = describe(&desc[A], p->m, p->k, p->lda, p->transpose_a, MH_BF16) &&
               describe(&desc[B], p->k, p->n, p->ldb, p->transpose_b, MH_BF16) &&
               describe(&desc[C], p->m, p->n, p->ldc, false, (mh_type)p->out) &&
@@ -148,7 +146,6 @@ static bool entry_create(entry *e)
     dnnl_primitive_desc_destroy(made);
     dnnl_post_ops_destroy(sum);
     dnnl_primitive_attr_destroy(attr);
-    omp_set_num_threads(threads);
     return ok;
 }
 
@@ -276,16 +273,29 @@ static bool product_widened(state *s, const mh_product *p)
     return ok;
 }
 
+static bool product(const mh_product *p)
+{
+    state *s = state_now();
+    if (s == NULL || p->k == 0)
+        return false;
+    if (p->in == MH_F32)
+        return product_f32(p);
+    if (mh_isa_now() < MH_ISA_AVX512_BF16)
+        return product_widened(s, p);
+    product_bf16(s, p);
+    return true;
+}
+
+/* oneDNN plans and runs with the threads it may use, and its sums depend on their number: it gets one. */
 void mh_gemm_onednn(const mh_product *p)
 {
     if (p->m == 0 || p->n == 0)
         return;
-    state *s = state_now();
-    bool native = p->in == MH_BF16 && mh_isa_now() >= MH_ISA_AVX512_BF16;
-    if (s != NULL && p->k > 0 && native)
-        product_bf16(s, p);
-    else if (s == NULL || p->k == 0 || !(p->in == MH_F32 ? product_f32(p) : product_widened(s, p)))
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    if (!product(p))
         mh_gemm_portable(p);
+    omp_set_num_threads(threads);
 }
 
 #endif

@@ -87,12 +87,22 @@ static float dot(const float *a, const float *b, int64_t n)
     return s;
 }
 
+/* The lanes are spelt out: clang does not split a maximum, whose order matters where NaN comes in. */
 static float max(const float *x, int64_t n)
 {
-    float s = -INFINITY;
-#pragma omp simd reduction(max : s)
-    for (int64_t i = 0; i < n; i++)
+    enum { LANES = 16 };
+    float lane[LANES], s = -INFINITY;
+    for (int j = 0; j < LANES; j++)
+        lane[j] = -INFINITY;
+    int64_t whole = n - n % LANES;
+    for (int64_t i = 0; i < whole; i += LANES)
+#pragma omp simd
+        for (int j = 0; j < LANES; j++)
+            lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (int64_t i = whole; i < n; i++)
         s = x[i] > s ? x[i] : s;
+    for (int j = 0; j < LANES; j++)
+        s = lane[j] > s ? lane[j] : s;
     return s;
 }
 

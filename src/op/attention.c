@@ -195,6 +195,13 @@ static void backward(mh_mat dq, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat 
     multiply(queries(dq, a, b), dhalf, false, keys(k, a, b), false);
 }
 
+static void store_sums(mh_mat dk, float *sums)
+{
+    mh_mat wide = mh_mat_of(sums, dk.rows, dk.cols, MH_F32);
+    for (int64_t r = 0; r < dk.rows; r++)
+        mh_copy_row(dk, r, wide, r);
+}
+
 /* Keys and values get gradients from every query of every head that reads them: one thread does them all. */
 void mh_cpu_attention_bwd(mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat v,
                           const float *lse, const mh_attention *shape)
@@ -210,14 +217,8 @@ void mh_cpu_attention_bwd(mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, 
         for (int head = (int)kv_head * group; head < (int)(kv_head + 1) * group; head++)
             for (int64_t first = 0; first < shape->rows; first += BLOCK)
                 backward(dq, dy, y, q, k, v, lse, shape, block_of(shape, sequence, head, first), s);
-        mh_mat wide = mh_mat_of(NULL, shape->rows, shape->head_dim, MH_F32);
-        for (int64_t r = 0; r < shape->rows; r++) {
-            wide.p = s.dk;
-            mh_copy_row(mh_mat_cols(dk, kv_head * shape->head_dim, shape->head_dim),
-                        sequence * shape->rows + r, wide, r);
-            wide.p = s.dv;
-            mh_copy_row(mh_mat_cols(dv, kv_head * shape->head_dim, shape->head_dim),
-                        sequence * shape->rows + r, wide, r);
-        }
+        int64_t row = sequence * shape->rows, col = kv_head * shape->head_dim;
+        store_sums(mh_mat_cols(mh_mat_rows(dk, row, shape->rows), col, shape->head_dim), s.dk);
+        store_sums(mh_mat_cols(mh_mat_rows(dv, row, shape->rows), col, shape->head_dim), s.dv);
     }
 }

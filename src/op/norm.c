@@ -57,7 +57,7 @@ static void norm_dx(mh_mat dx, mh_mat dy, mh_mat x, const float *w, const float 
 /* dw += sum dy z over all rows in order; threads share the columns. Before dx, which may stand in dy. */
 static void norm_dw(float *dw, mh_mat dy, mh_mat x, const float *stat)
 {
-    enum { COLS = 64 };
+    enum { COLS = 256 }; /* narrower strips touch each page too often: a quarter of the speed at 64 */
 #pragma omp parallel for schedule(static) if (mh_worth(x.rows * x.cols))
     for (int64_t j = 0; j < x.cols; j += COLS) {
         float left[COLS], right[COLS];
