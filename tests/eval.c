@@ -1,7 +1,8 @@
-/* Verification against the authors' code, and that it can fail. */
+/* Verification against the authors' code, and that it can fail; perplexity against sums made directly. */
 #include "test.h"
 
 #include "eval/eval.h"
+#include "tiny.h"
 
 #include <dirent.h>
 #include <stdlib.h>
@@ -110,12 +111,173 @@ static void test_verify_can_fail(void **state)
     FAILS(MH_EIO, path, mh_verify(path, MH_PRECISION_F32, &r));
 }
 
+/* ---- perplexity ------------------------------------------------------------------------------------------
+ */
+
+/* The same numbers by products of other numbers of rows, in another order of summation. */
+#define SAME_SUMS 1e-5
+
+/* Loss of predicting `target` after `count` tokens, computed alone. */
+static double loss_after(const mh_model *model, const int32_t *token, int64_t count, int32_t target)
+{
+    mh_pass *pass;
+    int32_t targets[512];
+    float nll[512];
+    assert_true(count <= 512);
+    memset(targets, -1, sizeof targets);
+    targets[count - 1] = target;
+    mh_call call = {.token = token, .batch = 1, .rows = count};
+    OK(mh_pass_create(&pass, model, (mh_pass_shape){.batch = 1, .rows = count, .capacity = count}));
+    mh_forward(pass, model, &call);
+    mh_loss(pass, model, &call, targets, nll, 0);
+    mh_pass_free(pass);
+    return (double)nll[count - 1];
+}
+
+/* Every token by itself, each after the part of its window that stands before it. */
+static double direct_sum(const mh_model *model, const char *text, int64_t stride, int64_t *tokens)
+{
+    mh_ids ids = {0};
+    int32_t token[512] = {(int32_t)model->config.bos};
+    OK(mh_tokenizer_encode(tiny_tokenizer, text, strlen(text), &ids));
+    assert_true(ids.count + 2 <= 512);
+    memcpy(token + 1, ids.id, (size_t)ids.count * sizeof *ids.id);
+    int64_t count = ids.count + 1; /* predictions: the text and </s> */
+    token[count] = (int32_t)model->config.eos;
+    mh_ids_release(&ids);
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t beyond = i + 1 - model->config.context;
+        int64_t start = beyond > 0 ? (beyond + stride - 1) / stride * stride : 0;
+        sum += loss_after(model, token + start, i + 1 - start, token[i + 1]);
+    }
+    *tokens += count;
+    return sum;
+}
+
+static void check_perplexity(int64_t context, int64_t stride, int64_t experts, const char *const *texts,
+                             int count)
+{
+    mh_config config = tiny_config(context, experts);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 21);
+    mh_text lines = {0};
+    int64_t tokens = 0, bytes = 0;
+    double sum = 0;
+    for (int i = 0; i < count; i++) {
+        json_t *line = json_pack("{s:s}", "text", texts[i]);
+        OK(mh_json_dump(line, false, &lines));
+        OK(mh_text_add(&lines, "\n", 1));
+        json_decref(line);
+        sum += direct_sum(model, texts[i], stride ? stride : (context + 1) / 2, &tokens);
+        bytes += (int64_t)strlen(texts[i]);
+    }
+    const char *path = tiny_path("texts.jsonl");
+    OK(mh_file_write(path, lines.data, lines.length));
+    mh_text_release(&lines);
+
+    mh_perplexity result, again;
+    OK(mh_eval_perplexity(model, tiny_tokenizer, &path, 1, stride, NULL, &result));
+    assert_int_equal(result.documents, count);
+    assert_int_equal(result.tokens, tokens);
+    assert_int_equal(result.bytes, bytes);
+    assert_true(fabs(result.nll - sum) < SAME_SUMS * sum);
+    assert_true(fabs(result.perplexity - exp(sum / (double)tokens)) < SAME_SUMS * result.perplexity);
+    assert_true(fabs(result.bits_per_byte - sum / log(2) / (double)bytes) < SAME_SUMS * result.bits_per_byte);
+    OK(mh_eval_perplexity(model, tiny_tokenizer, &path, 1, stride, NULL, &again));
+    assert_true(result.nll == again.nll);
+    mh_model_free(model);
+}
+
+static const char *const documents[] = {
+    "The fox.", "A dog and a ship.", "Once upon a time there was a quick brown dog that sang at night.", "x",
+    "It wrote about the sea, and about the ships on the sea, one after another, and the lazy fox."};
+
+static void test_perplexity_of_short_documents(void **state)
+{
+    (void)state;
+    check_perplexity(256, 0, 0, documents, 5);
+    check_perplexity(256, 0, 6, documents, 5);
+}
+
+static void test_perplexity_by_windows(void **state)
+{
+    (void)state;
+    for (int64_t stride = 0; stride <= 16; stride += 4)
+        check_perplexity(16, stride, 0, documents, 5);
+    check_perplexity(7, 0, 6, documents, 5); /* an odd context */
+    check_perplexity(1, 1, 0, documents, 2);
+}
+
+/* Batches of any size, the last one not full, give the sum over sequences. */
+static void test_perplexity_of_batches(void **state)
+{
+    (void)state;
+    enum { LENGTH = 24 };
+    mh_config config = tiny_config(LENGTH, 6);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 22);
+    const char *input = tiny_path("text.txt"), *folder = tiny_path("data");
+    mh_build build = {
+        .tokenizer = tiny_path("tiny.model"), .inputs = &input, .input_count = 1, .output = folder};
+    OK(mh_data_build(&build, NULL, NULL));
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, folder, "train", LENGTH, 1, NULL));
+    int64_t sequences = mh_batches_sequences(batches);
+    assert_true(sequences >= 4);
+    if (sequences % 3 == 0)
+        sequences--;
+
+    double sum = 0;
+    for (int64_t i = 0; i < sequences; i++) {
+        int32_t token[LENGTH], target[LENGTH];
+        mh_batches_in_order(batches, i, token, target, NULL);
+        for (int64_t n = 0; n < LENGTH; n++)
+            sum += loss_after(model, token, n + 1, target[n]);
+    }
+    mh_pass *pass;
+    mh_perplexity result;
+    OK(mh_pass_create(&pass, model, (mh_pass_shape){.batch = 3, .rows = LENGTH, .capacity = LENGTH}));
+    OK(mh_eval_batches(model, pass, batches, sequences, false, NULL, &result));
+    assert_int_equal(result.tokens, sequences * LENGTH);
+    assert_true(fabs(result.nll - sum) < SAME_SUMS * sum);
+    assert_true(result.bytes > 0);
+    mh_pass_free(pass);
+    mh_batches_close(batches);
+    mh_model_free(model);
+}
+
+static void test_perplexity_refuses(void **state)
+{
+    (void)state;
+    mh_config config = tiny_config(16, 0);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 23);
+    const char *path = tiny_path("text.txt"), *missing = tiny_path("no-such.txt");
+    mh_perplexity result;
+    FAILS(MH_EVALUE, "stride is 17", mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 17, NULL, &result));
+    FAILS(MH_EIO, "no-such.txt", mh_eval_perplexity(model, tiny_tokenizer, &missing, 1, 0, NULL, &result));
+    int stop = 1;
+    mh_progress progress = {.stop = &stop};
+    FAILS(MH_EINTERRUPTED, "stopped in document 1",
+          mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 0, &progress, &result));
+    model->config.bos = -1;
+    FAILS(MH_EVALUE, "model.bos is unset",
+          mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 0, NULL, &result));
+    model->config.vocab--;
+    model->config.bos = 1;
+    FAILS(MH_EMISMATCH, "320 pieces", mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 0, NULL, &result));
+    model->config.vocab++;
+    mh_model_free(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_f32),
         cmocka_unit_test(test_golden_bf16),
         cmocka_unit_test(test_verify_can_fail),
+        cmocka_unit_test(test_perplexity_of_short_documents),
+        cmocka_unit_test(test_perplexity_by_windows),
+        cmocka_unit_test(test_perplexity_of_batches),
+        cmocka_unit_test(test_perplexity_refuses),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, tiny_setup, tiny_teardown);
 }

@@ -296,17 +296,15 @@ int cli_doctor(int argc, char **argv)
     bool json = false, passed;
     const cli_option options[] = {{"json", NULL, "one JSON object", CLI_FLAG, &json, 0, 0, false}};
     const cli_usage usage = {
-        "mhmoe doctor",
-        "",
-        "Shows the processor's features, the kernels chosen and the libraries, and checks that they compute "
-        "what "
-        "they should. Ends with 1 if they do not.",
-        "mhmoe doctor\n"
-        "MHMOE_ISA=avx2 mhmoe doctor --json",
-        0,
-        0,
-        options,
-        1,
+        .command = argv[0],
+        .arguments = "",
+        .summary =
+            "Shows the processor's features, the kernels chosen and the libraries, and checks that they "
+            "compute what they should. Ends with 1 if they do not.",
+        .examples = "mhmoe doctor\n"
+                    "MHMOE_ISA=avx2 mhmoe doctor --json",
+        .options = options,
+        .option_count = 1,
     };
     cli_list arguments;
     int code = cli_parse(&usage, argc, argv, &arguments);

@@ -1,7 +1,7 @@
 /* mhmoe generate: continue a text. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
+#include <errno.h>
 #include <string.h>
 
 #define PROMPT_LIMIT \
@@ -41,6 +41,8 @@ static mh_status read_prompt(const char *prompt, mh_text *out)
                                    PROMPT_LIMIT >> 20)
                          : mh_text_add(&raw, block, n);
     }
+    if (status == MH_OK && ferror(stdin))
+        status = mh_fail(MH_EIO, "the prompt could not be read from standard input: %s", strerror(errno));
     int64_t invalid = 0;
     if (status == MH_OK)
         status = mh_utf8_clean(raw.data ? raw.data : "", raw.length, out, &invalid);

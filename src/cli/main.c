@@ -2,7 +2,7 @@
 #include "cli/cli.h"
 #include "kernel/kernel.h"
 
-#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,17 +69,23 @@ int cli_dispatch(const char *program, const cli_command *table, int count, int a
     return CLI_USAGE;
 }
 
+/* Whether a write to this pipe would fail because its reader went away. */
+static bool reader_left(int fd)
+{
+    struct pollfd state = {.fd = fd, .events = POLLOUT};
+    return poll(&state, 1, 0) == 1 && (state.revents & POLLERR) != 0;
+}
+
 /* Results that could not be written (disk full) are a failure, though every printf looked fine. A reader who
- * went away ("| head") knows it; the exit code says it to others. */
+ * went away ("| head") knows it, so only the exit code tells. */
 static void close_output(void)
 {
-    errno = 0;
-    bool lost = ferror(stdout) != 0;
+    bool left = reader_left(STDOUT_FILENO), lost = ferror(stdout) != 0;
     if (fclose(stdout) == 0 && !lost)
         return;
-    if (errno != EPIPE)
-        fprintf(stderr, "mhmoe: standard output could not be written%s%s; the results are incomplete\n",
-                errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+    if (!left)
+        fputs("mhmoe: standard output could not be written (is the disk full?); the results are incomplete\n",
+              stderr);
     _exit(CLI_FAILURE);
 }
 

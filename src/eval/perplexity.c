@@ -90,6 +90,8 @@ static void add_window(windows *w, const int32_t *id, int64_t length, int64_t se
 typedef struct {
     mh_ids ids;
     int64_t seen; /* of its predictions that are counted already */
+    const mh_progress *progress;
+    double from, to, total; /* bytes of input read before it, with it, and in all */
 } pending;
 
 static mh_status add_token(mh_ids *ids, int64_t token)
@@ -106,14 +108,24 @@ static mh_status add_token(mh_ids *ids, int64_t token)
     return MH_OK;
 }
 
+static mh_status report(const pending *p, double share, int64_t documents)
+{
+    mh_progress_report(p->progress, "measuring", p->from + share * (p->to - p->from), p->total, NULL);
+    if (!mh_progress_stopped(p->progress))
+        return MH_OK;
+    return mh_fail(MH_EINTERRUPTED, "stopped in document %lld, before the measure was complete",
+                   (long long)documents + 1);
+}
+
 /* Cuts full windows off the document, each `stride` after the one before, and at its end a shorter one. */
-static void cut(windows *w, pending *p, int64_t stride, bool at_end)
+static mh_status cut(windows *w, pending *p, int64_t stride, bool at_end)
 {
     int64_t start = 0;
     while (p->ids.count - 1 - start >= w->rows) {
         add_window(w, p->ids.id + start, w->rows, p->seen);
         p->seen = w->rows - stride;
         start += stride;
+        MH_TRY(report(p, (double)start / (double)p->ids.count, w->sum->documents));
     }
     int64_t rest = p->ids.count - 1 - start;
     if (at_end && rest > p->seen)
@@ -122,10 +134,11 @@ static void cut(windows *w, pending *p, int64_t stride, bool at_end)
     memmove(p->ids.id, p->ids.id + start, (size_t)p->ids.count * sizeof *p->ids.id);
     if (at_end)
         p->ids.count = p->seen = 0;
+    return report(p, 1, w->sum->documents);
 }
 
 static mh_status measure_documents(windows *w, const mh_tokenizer *tokenizer, mh_corpus *corpus,
-                                   int64_t stride, const mh_progress *progress, pending *p)
+                                   int64_t stride, pending *p)
 {
     const mh_config *config = &w->model->config;
     for (;;) {
@@ -134,20 +147,19 @@ static mh_status measure_documents(windows *w, const mh_tokenizer *tokenizer, mh
         MH_TRY(mh_corpus_next(corpus, &document, &end));
         if (end)
             break;
+        mh_corpus_state where = mh_corpus_where(corpus);
+        p->from = p->to;
+        p->to = where.read;
+        p->total = where.total;
         bool start = p->ids.count == 0; /* a document may come in parts */
         if (start)
             MH_TRY(add_token(&p->ids, config->bos));
         MH_TRY(mh_tokenizer_encode_part(tokenizer, document.text, document.length, start, &p->ids));
         if (!document.more && config->eos >= 0)
             MH_TRY(add_token(&p->ids, config->eos));
-        cut(w, p, stride, !document.more);
+        MH_TRY(cut(w, p, stride, !document.more));
         w->sum->documents += !document.more;
         w->sum->bytes += (int64_t)document.length;
-        mh_corpus_state where = mh_corpus_where(corpus);
-        mh_progress_report(progress, "measuring", where.read, where.total, NULL);
-        if (mh_progress_stopped(progress))
-            return mh_fail(MH_EINTERRUPTED, "stopped after %lld documents, before the measure was complete",
-                           (long long)w->sum->documents);
     }
     flush(w);
     return mh_corpus_check(corpus);
@@ -190,7 +202,7 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
                  .sum = result};
     mh_pass_shape shape = {.batch = w.batch, .rows = w.rows, .capacity = w.rows};
     mh_corpus *corpus = NULL;
-    pending rest = {0};
+    pending rest = {.progress = progress};
     mh_status status = mh_pass_create(&w.pass, model, shape);
     if (status == MH_OK)
         status = allocate(&w);
@@ -198,8 +210,7 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
         status = mh_corpus_open(&corpus, paths, count);
     if (status == MH_OK) {
         clear(&w);
-        status =
-            measure_documents(&w, tokenizer, corpus, stride ? stride : (context + 1) / 2, progress, &rest);
+        status = measure_documents(&w, tokenizer, corpus, stride ? stride : (context + 1) / 2, &rest);
     }
     finish(result, started);
     mh_ids_release(&rest.ids);
