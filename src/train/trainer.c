@@ -53,10 +53,11 @@ static void tell(const trainer *t, const char *format, ...)
 
 /* ---- the log ------------------------------------------------------------------------------------------- */
 
-/* The means over a window; NaN where nothing was trained yet. */
-static mh_train_log log_of(const trainer *t, const window *w)
+/* The means since the last line; NaN where nothing was trained yet. */
+static mh_train_log log_of(const trainer *t)
 {
     const mh_train_config *c = &t->recipe->train;
+    const window *w = &t->since_line;
     double n = (double)w->updates, tokens = n * (double)(c->batch * c->sequence);
     double pace = t->since_start.seconds / (double)t->since_start.updates;
     return (mh_train_log){.step = t->state.step,
@@ -110,7 +111,7 @@ static mh_status write_line(trainer *t, const mh_train_log *log)
 static mh_status report(trainer *t, bool evaluate)
 {
     measure_load(t); /* before an evaluation, which routes its own rows through the same pass */
-    mh_train_log log = log_of(t, &t->since_line);
+    mh_train_log log = log_of(t);
     if (evaluate)
         MH_TRY(validate(t, &log));
     return write_line(t, &log);
@@ -144,7 +145,7 @@ static mh_status update(trainer *t, int64_t step)
     t->state.tokens = step * c->batch * c->sequence;
     t->state.loss = made.loss;
     if (t->watch->step) {
-        mh_train_log log = log_of(t, &t->since_line);
+        mh_train_log log = log_of(t);
         t->watch->step(t->watch->context, &log);
     }
     return MH_OK;
@@ -230,6 +231,13 @@ static mh_status enter_run(trainer *t, mh_train_mode mode)
     return MH_OK;
 }
 
+static void layout(trainer *t, mh_arena *arena)
+{
+    size_t layers = (size_t)t->recipe->model.layers;
+    t->load = mh_take(arena, layers * sizeof *t->load);
+    t->moe_layer = mh_take(arena, layers * sizeof *t->moe_layer);
+}
+
 static mh_status create_model(trainer *t)
 {
     const mh_recipe *r = t->recipe;
@@ -237,11 +245,10 @@ static mh_status create_model(trainer *t)
     snprintf(t->model->tokenizer_hash, sizeof t->model->tokenizer_hash, "%s",
              mh_tokenizer_hash(t->tokenizer));
     MH_TRY(mh_step_init(&t->step, r, t->model, t->train));
-    size_t layers = (size_t)r->model.layers;
-    MH_TRY(
-        mh_arena_init(&t->memory, layers * (sizeof *t->load + sizeof *t->moe_layer) + MH_ALIGN, "the log"));
-    t->load = mh_take(&t->memory, layers * sizeof *t->load);
-    t->moe_layer = mh_take(&t->memory, layers * sizeof *t->moe_layer);
+    mh_arena count = {0};
+    layout(t, &count);
+    MH_TRY(mh_arena_init(&t->memory, count.used, "the log"));
+    layout(t, &t->memory);
     for (int64_t i = 0; i < r->model.layers; i++)
         if (mh_config_is_moe(&r->model, i))
             t->moe_layer[t->moe_layers++] = i;
@@ -303,7 +310,7 @@ static mh_status begin(trainer *t, const char *recipe_path, const char *weights)
     else
         mh_model_init(t->model, (uint64_t)t->recipe->train.seed);
     tell_facts(t);
-    mh_train_log log = log_of(t, &t->since_line);
+    mh_train_log log = log_of(t);
     if (t->recipe->train.eval_every > 0)
         MH_TRY(validate(t, &log));
     MH_TRY(write_recipe(t, recipe_path));

@@ -1,0 +1,898 @@
+/* train: recipes, schedules, AdamW, metrics, state on disk, and whole runs of tiny models. */
+#include "train/train.h"
+#include "test.h"
+
+#include <dirent.h>
+#include <omp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static char folder[64]; /* of this process, removed at the end */
+
+static const char *at(const char *name)
+{
+    static char path[8][MH_PATH]; /* that many may be in use at once */
+    static int next;
+    next = (next + 1) % 8;
+    OK(mh_path_join(path[next], folder, name));
+    return path[next];
+}
+
+static char *read_text(const char *path)
+{
+    mh_text text;
+    OK(mh_file_read(path, 1 << 24, &text));
+    return text.data;
+}
+
+/* Sentences of invented words. A word says much about the next, so that there is something to learn. */
+static void write_corpus(const char *path, int words)
+{
+    uint64_t stream = mh_stream(MH_RANDOM_TEST, 0, 0);
+    mh_text text = {0};
+    uint32_t word = 0;
+    for (int i = 0; i < words; i++) {
+        uint32_t letters[4], chance[4];
+        mh_random4(7, stream, word, letters);
+        mh_random4(8, stream, (uint64_t)i, chance);
+        for (uint32_t j = 0; j < 3 + letters[3] % 3; j++)
+            OK(mh_text_printf(&text, "%c", 'a' + letters[j % 3] / 7 % 26));
+        OK(mh_text_printf(&text, "%s", chance[0] % 12 == 0 ? ".\n" : " "));
+        word = chance[1] % 4 ? (word * 5 + 1) % 97 : chance[2] % 97;
+    }
+    OK(mh_file_write(path, text.data, text.length));
+    mh_text_release(&text);
+}
+
+static void build(const char *text, const char *output, double valid)
+{
+    mh_build_result result;
+    mh_build how = {.tokenizer = at("words.model"),
+                    .inputs = &text,
+                    .input_count = 1,
+                    .output = output,
+                    .valid_fraction = valid};
+    OK(mh_data_build(&how, NULL, &result));
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    omp_set_num_threads(1); /* tiny models lose by more, above all where other tests run at the same time */
+    strcpy(folder, "/tmp/mhmoe-train-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    write_corpus(at("corpus.txt"), 12000);
+    write_corpus(at("tiny.txt"), 260);
+    const char *input = at("corpus.txt");
+    mh_tokenizer_training training = {
+        .inputs = &input, .input_count = 1, .vocab = 384, .sample_bytes = 1 << 20};
+    OK(mh_tokenizer_train(&training, at("words.model"), NULL, NULL));
+    build(at("corpus.txt"), at("data"), 0.1);
+    build(at("tiny.txt"), at("tiny"), 0.3);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    OK(mh_remove_tree(folder));
+    return 0;
+}
+
+/* ---- recipes ------------------------------------------------------------------------------------------- */
+
+static void set(mh_recipe *recipe, const char *assignment)
+{
+    OK(mh_options_assign(&mh_recipe_options, recipe, assignment));
+}
+
+/* A two-layer MH-MoE of width 32 on the corpus, everything that has a random number or a state switched on.
+ */
+static mh_recipe tiny_recipe(const char *run)
+{
+    static const char *const settings[] = {"model.dim=32",
+                                           "model.layers=2",
+                                           "model.attention_heads=2",
+                                           "model.context=32",
+                                           "model.dropout=0.1",
+                                           "moe.heads=2",
+                                           "moe.experts=4",
+                                           "moe.top_k=2",
+                                           "moe.ffn_dim=16",
+                                           "train.steps=6",
+                                           "data.mask_documents=true",
+                                           "train.batch=4",
+                                           "train.warmup=2",
+                                           "train.micro_batch=2",
+                                           "train.eval_sequences=8",
+                                           "train.log_every=1",
+                                           "train.eval_every=4",
+                                           "train.checkpoint_every=2"};
+    mh_recipe recipe;
+    OK(mh_recipe_read(&recipe, NULL, settings, sizeof settings / sizeof *settings));
+    snprintf(recipe.data.train, sizeof recipe.data.train, "%s", at("data"));
+    snprintf(recipe.train.run, sizeof recipe.train.run, "%s", at(run));
+    return recipe;
+}
+
+static void recipe_errors_are_sentences(void **state)
+{
+    (void)state;
+    const char *path = at("bad.yaml");
+    mh_recipe recipe;
+    const char *unknown = "# a comment\nmoe:\n  expert: 8\n";
+    OK(mh_file_write(path, unknown, strlen(unknown)));
+    FAILS(MH_EVALUE, "moe.experts", mh_recipe_read(&recipe, path, NULL, 0));
+    const char *range = "train:\n  steps: 10\n  beta1: 1.5\n";
+    OK(mh_file_write(path, range, strlen(range)));
+    FAILS(MH_EVALUE, "bad.yaml:3", mh_recipe_read(&recipe, path, NULL, 0));
+    FAILS(MH_EVALUE, "train.schedule",
+          mh_recipe_read(&recipe, NULL, (const char *[]){"train.schedul=linear"}, 1));
+
+    struct {
+        const char *change, *sentence;
+    } wrong[] = {
+        {"moe.heads=3", "moe.heads 3 does not divide model.dim 32; the nearest that do are 2 and 4"},
+        {"moe.top_k=5", "moe.top_k 5 is over moe.experts 4"},
+        {"train.micro_batch=3", "the nearest that do are 2 and 4"},
+        {"train.micro_batch=5", "is over train.batch 4"},
+        {"train.sequence=33", "over model.context 32"},
+        {"train.warmup=6", "train.warmup 6"},
+        {"train.min_rate=1", "train.min_rate 1 is over train.rate 0.001"},
+        {"train.schedule=wsd", ""},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        recipe = tiny_recipe("unused");
+        set(&recipe, "model.vocab=100");
+        set(&recipe, wrong[i].change);
+        if (*wrong[i].sentence)
+            FAILS(MH_EVALUE, wrong[i].sentence, mh_recipe_resolve(&recipe, NULL));
+        else
+            OK(mh_recipe_resolve(&recipe, NULL));
+    }
+    assert_int_equal(recipe.train.decay_steps, 2); /* a fifth of 6, rounded up */
+    recipe = tiny_recipe("unused");
+    FAILS(MH_EVALUE, "model.vocab", mh_recipe_resolve(&recipe, NULL));
+}
+
+static void recipe_takes_names_and_vocabulary(void **state)
+{
+    (void)state;
+    mh_recipe recipe;
+    const char *yaml = "model:\n  dim: 64\n";
+    OK(mh_file_write(at("some.yaml"), yaml, strlen(yaml)));
+    OK(mh_recipe_read(&recipe, at("some.yaml"), NULL, 0));
+    assert_string_equal(recipe.train.run, "runs/some");
+
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
+    recipe = tiny_recipe("unused");
+    OK(mh_recipe_resolve(&recipe, batches));
+    assert_int_equal(recipe.model.vocab, mh_batches_vocab(batches));
+    assert_int_equal(recipe.model.bos, mh_batches_eos(batches));
+    assert_int_equal(recipe.model.eos, mh_batches_eos(batches));
+    assert_int_equal(recipe.train.sequence, 32);
+    recipe = tiny_recipe("unused");
+    set(&recipe, "model.vocab=100");
+    FAILS(MH_EMISMATCH, "model.vocab is 100", mh_recipe_resolve(&recipe, batches));
+    mh_batches_close(batches);
+}
+
+static void identity_ignores_what_may_change(void **state)
+{
+    (void)state;
+    mh_recipe recipe = tiny_recipe("unused");
+    char before[17], after[17];
+    OK(mh_recipe_identity(&recipe, before));
+    set(&recipe, "train.keep=7");
+    set(&recipe, "train.run=elsewhere");
+    OK(mh_recipe_identity(&recipe, after));
+    assert_string_equal(before, after);
+    set(&recipe, "train.rate=2e-3");
+    OK(mh_recipe_identity(&recipe, after));
+    assert_string_not_equal(before, after);
+}
+
+/* ---- schedule ------------------------------------------------------------------------------------------ */
+
+static void schedules_pass_through_their_points(void **state)
+{
+    (void)state;
+    const struct {
+        int kind;
+        int64_t step;
+        double rate;
+    } point[] = {
+        {MH_SCHEDULE_COSINE, 1, 0.1},   {MH_SCHEDULE_COSINE, 10, 1.0},
+        {MH_SCHEDULE_COSINE, 60, 0.6},  {MH_SCHEDULE_COSINE, 110, 0.2},
+        {MH_SCHEDULE_LINEAR, 5, 0.5},   {MH_SCHEDULE_LINEAR, 35, 0.8},
+        {MH_SCHEDULE_LINEAR, 110, 0.2}, {MH_SCHEDULE_WSD, 10, 1.0},
+        {MH_SCHEDULE_WSD, 90, 1.0},     {MH_SCHEDULE_WSD, 100, 0.6},
+        {MH_SCHEDULE_WSD, 110, 0.2},    {MH_SCHEDULE_COSINE, 35, 0.2 + 0.4 * (1 + M_SQRT1_2)},
+    };
+    mh_train_config c = {.steps = 110, .warmup = 10, .decay_steps = 20, .rate = 1, .min_rate = 0.2};
+    for (size_t i = 0; i < sizeof point / sizeof *point; i++) {
+        c.schedule = point[i].kind;
+        double rate = mh_schedule_rate(&c, point[i].step);
+        if (fabs(rate - point[i].rate) > 1e-12)
+            fail_msg("schedule %d at step %lld: %.15g, expected %.15g", point[i].kind,
+                     (long long)point[i].step, rate, point[i].rate);
+    }
+    c.warmup = 0;
+    c.schedule = MH_SCHEDULE_WSD;
+    assert_true(mh_schedule_rate(&c, 1) == 1);
+}
+
+/* ---- AdamW --------------------------------------------------------------------------------------------- */
+
+static mh_model *create_model(mh_precision precision)
+{
+    mh_recipe recipe = tiny_recipe("unused");
+    set(&recipe, "model.vocab=100");
+    OK(mh_recipe_resolve(&recipe, NULL));
+    mh_model *model;
+    OK(mh_model_create(&model, &recipe.model, precision, true));
+    mh_model_init(model, 3);
+    return model;
+}
+
+static void fill_gradients(const mh_model *model, uint64_t seed, double scale)
+{
+    for (int i = 0; i < model->params.count; i++)
+        for (int64_t j = 0; j < mh_param_size(&model->params.list[i]); j++)
+            mh_param_grad(&model->params, i)[j] =
+                (float)(scale * mh_normal(seed, mh_stream(MH_RANDOM_TEST, 1, (uint32_t)i), (uint64_t)j));
+}
+
+/* One step in double precision, over the flat arrays. */
+static double reference_step(const mh_params *params, const mh_train_config *c, int64_t step, double *w,
+                             double *m, double *v)
+{
+    double square = 0;
+    for (int64_t j = 0; j < params->elements; j++)
+        square += (double)params->grad[j] * (double)params->grad[j];
+    double norm = sqrt(square), scale = c->clip > 0 && norm > c->clip ? c->clip / norm : 1;
+    double rate = mh_schedule_rate(c, step);
+    for (int i = 0; i < params->count; i++) {
+        const mh_param *p = &params->list[i];
+        for (int64_t j = p->offset; j < p->offset + mh_param_size(p); j++) {
+            double g = scale * (double)params->grad[j];
+            m[j] = c->beta1 * m[j] + (1 - c->beta1) * g;
+            v[j] = c->beta2 * v[j] + (1 - c->beta2) * g * g;
+            double mhat = m[j] / (1 - pow(c->beta1, (double)step)),
+                   vhat = v[j] / (1 - pow(c->beta2, (double)step));
+            w[j] -= rate * (mhat / (sqrt(vhat) + c->eps) + (p->flags & MH_DECAY ? c->decay * w[j] : 0));
+        }
+    }
+    return norm;
+}
+
+static void adamw_agrees_with_double_precision(void **state)
+{
+    (void)state;
+    mh_model *model = create_model(MH_PRECISION_F32);
+    const mh_params *params = &model->params;
+    size_t n = (size_t)params->elements;
+    double *w = calloc(n, sizeof *w), *m = calloc(n, sizeof *m), *v = calloc(n, sizeof *v);
+    float *start = malloc(n * sizeof *start), *moved = malloc(n * sizeof *moved),
+          *want = malloc(n * sizeof *want);
+    for (size_t j = 0; j < n; j++)
+        w[j] = start[j] = params->value[j];
+    mh_optimizer optimizer;
+    OK(mh_optimizer_init(&optimizer, model));
+    mh_train_config c = {
+        .steps = 10, .rate = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1};
+    const double scale[] = {1e-5, 1, 0.3}; /* the first is not clipped */
+    for (int step = 1; step <= 3; step++) {
+        fill_gradients(model, (uint64_t)step, scale[step - 1]);
+        double norm = reference_step(params, &c, step, w, m, v);
+        assert_true((norm > c.clip) == (step > 1));
+        assert_true(fabs(mh_optimizer_step(&optimizer, model, &c) - norm) <= 1e-6 * norm);
+        for (size_t j = 0; j < n; j++)
+            assert_true(params->grad[j] == 0);
+    }
+    assert_int_equal(optimizer.step, 3);
+    for (size_t j = 0; j < n; j++) {
+        moved[j] = params->value[j] - start[j];
+        want[j] = (float)(w[j] - (double)start[j]);
+    }
+    CLOSE(moved, want, params->elements, 1e-5); /* f32: 2^-24 of weights up to 100 times what they move */
+    mh_optimizer_release(&optimizer);
+    mh_model_free(model);
+    free(w), free(m), free(v), free(start), free(moved), free(want);
+}
+
+static void decay_shrinks_flagged_parameters_only(void **state)
+{
+    (void)state;
+    mh_model *model = create_model(MH_PRECISION_BF16);
+    const mh_params *params = &model->params;
+    size_t bytes = (size_t)params->elements * sizeof(float);
+    float *start = malloc(bytes);
+    memcpy(start, params->value, bytes);
+    mh_optimizer optimizer;
+    OK(mh_optimizer_init(&optimizer, model));
+    mh_train_config c = {.schedule = MH_SCHEDULE_WSD,
+                         .steps = 10,
+                         .rate = 0.5,
+                         .beta1 = 0.9,
+                         .beta2 = 0.95,
+                         .eps = 1e-8,
+                         .decay = 0.5};
+    mh_optimizer_step(&optimizer, model, &c); /* all gradients are zero */
+    int decayed = 0;
+    for (int i = 0; i < params->count; i++) {
+        const mh_param *p = &params->list[i];
+        float factor = p->flags & MH_DECAY ? 0.75f : 1;
+        decayed += p->flags & MH_DECAY ? 1 : 0;
+        for (int64_t j = p->offset; j < p->offset + mh_param_size(p); j++) {
+            assert_true(fabsf(params->value[j] - factor * start[j]) <= 1e-7f * fabsf(start[j]));
+            if (!(p->flags &
+                  MH_KEEP_F32)) { /* the bf16 copy follows: the upper half of the master, rounded */
+                uint32_t bits = (uint32_t)params->half[j] << 16;
+                float half;
+                memcpy(&half, &bits, sizeof half);
+                assert_true(fabsf(half - params->value[j]) <= 0x1p-8f * fabsf(params->value[j]));
+            }
+        }
+    }
+    assert_true(decayed > 0 && decayed < params->count);
+    mh_optimizer_release(&optimizer);
+    mh_model_free(model);
+    free(start);
+}
+
+static void a_gradient_that_is_not_finite_changes_nothing(void **state)
+{
+    (void)state;
+    mh_model *model = create_model(MH_PRECISION_F32);
+    mh_optimizer optimizer;
+    OK(mh_optimizer_init(&optimizer, model));
+    int bad = mh_params_find(&model->params, "layers.1.moe.router.weight");
+    assert_true(bad >= 0);
+    mh_param_grad(&model->params, bad)[5] = NAN;
+    uint64_t before = mh_hash(model->params.value, (size_t)model->params.elements * sizeof(float));
+    mh_train_config c = {.steps = 10, .rate = 0.5, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.5};
+    assert_false(isfinite(mh_optimizer_step(&optimizer, model, &c)));
+    assert_int_equal(mh_optimizer_find_nan(model), bad);
+    assert_int_equal(optimizer.step, 0);
+    assert_true(before == mh_hash(model->params.value, (size_t)model->params.elements * sizeof(float)));
+    mh_optimizer_release(&optimizer);
+    mh_model_free(model);
+}
+
+/* ---- metrics ------------------------------------------------------------------------------------------- */
+
+static void metrics_go_on_after_a_kill(void **state)
+{
+    (void)state;
+    mh_load load = {0.5, 0.25, 0};
+    int64_t layer = 1;
+    mh_train_log log = {
+        .loss = 2, .perplexity = INFINITY, .moe_layers = 1, .load = &load, .moe_layer = &layer};
+    mh_metrics metrics;
+    OK(mh_make_dirs(at("metrics")));
+    const char *path = at("metrics/metrics.jsonl");
+    OK(mh_metrics_open(&metrics, at("metrics"), 0));
+    for (log.step = 1; log.step <= 4; log.step++)
+        OK(mh_metrics_add(&metrics, &log));
+    mh_metrics_close(&metrics);
+
+    char *whole = read_text(path), *lines[5] = {whole};
+    for (int i = 1; i < 5; i++)
+        lines[i] = strchr(lines[i - 1], '\n') + 1;
+    assert_int_equal(*lines[4], '\0');
+    json_t *json;
+    OK(mh_json_parse(&json, lines[2], (size_t)(lines[3] - lines[2]), "line 3"));
+    assert_int_equal(json_integer_value(json_object_get(json, "step")), 3);
+    assert_true(json_is_null(json_object_get(json, "perplexity")));
+    assert_null(json_object_get(json, "valid_loss"));
+    const json_t *expert = json_array_get(json_object_get(json, "experts"), 0);
+    assert_true(json_real_value(json_object_get(expert, "largest")) == 0.25);
+    json_decref(json);
+
+    /* A kill in the middle of the fourth line; then a resume after step 2. */
+    assert_int_equal(truncate(path, lines[3] - whole + 10), 0);
+    OK(mh_metrics_open(&metrics, at("metrics"), 3));
+    mh_metrics_close(&metrics);
+    char *rest = read_text(path);
+    assert_int_equal(strlen(rest), lines[3] - whole);
+    assert_memory_equal(rest, whole, strlen(rest));
+    free(rest);
+    OK(mh_metrics_open(&metrics, at("metrics"), 2));
+    log.step = 3;
+    OK(mh_metrics_add(&metrics, &log));
+    mh_metrics_close(&metrics);
+    rest = read_text(path);
+    assert_int_equal(strlen(rest), lines[3] - whole);
+    assert_memory_equal(rest, whole, strlen(rest));
+    free(rest);
+    free(whole);
+}
+
+/* CRC-32C bit by bit, unlike the writer's table. */
+static uint32_t masked_crc(const unsigned char *data, size_t bytes)
+{
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < 8 * bytes; i++) {
+        bool odd = (crc ^ data[i / 8] >> i % 8) & 1;
+        crc = crc >> 1 ^ (odd ? 0x82f63b78u : 0);
+    }
+    crc = ~crc;
+    return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+}
+
+static uint64_t little_endian(const unsigned char *p, int bytes)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < bytes; i++)
+        value |= (uint64_t)p[i] << 8 * i;
+    return value;
+}
+
+static void event_files_have_the_format(void **state)
+{
+    (void)state;
+    assert_true(masked_crc((const unsigned char *)"123456789", 9) ==
+                ((0xe3069283u >> 15 | 0xe3069283u << 17) + 0xa282ead8u)); /* RFC 3720's check value */
+    mh_events *events;
+    OK(mh_make_dirs(at("events")));
+    OK(mh_events_open(&events, at("events"), 299));
+    OK(mh_events_scalar(events, "train/loss", 300, 1.5));
+    OK(mh_events_flush(events));
+    mh_events_close(events);
+
+    char name[300] = "";
+    DIR *dir = opendir(at("events"));
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
+        if (strncmp(entry->d_name, "events.out.tfevents.", 20) == 0)
+            snprintf(name, sizeof name, "events/%s", entry->d_name);
+    closedir(dir);
+    mh_text file;
+    OK(mh_file_read(at(name), 1 << 16, &file));
+
+    const unsigned char *record[3], *p = (unsigned char *)file.data;
+    for (int i = 0; i < 3; i++) {
+        size_t length = little_endian(p, 8);
+        assert_true(length < 100);
+        assert_int_equal(little_endian(p + 8, 4), masked_crc(p, 8));
+        assert_int_equal(little_endian(p + 12 + length, 4), masked_crc(p + 12, length));
+        record[i] = p + 12;
+        p += 16 + length;
+    }
+    assert_ptr_equal(p, file.data + file.length);
+    /* 0x09 wall_time, 0x10 step; 0x1a file_version; 0x3a session_log { 0x08 status START };
+     * 0x2a summary { 0x0a value { 0x0a tag, 0x15 simple_value } } */
+    assert_memory_equal(record[0] + 9,
+                        "\x10\x00\x1a\x0d"
+                        "brain.Event:2",
+                        17);
+    assert_memory_equal(record[1] + 9, "\x10\xac\x02\x3a\x02\x08\x01", 7);
+    assert_memory_equal(record[2] + 9, "\x10\xac\x02\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15\x00\x00\xc0\x3f",
+                        24);
+    mh_text_release(&file);
+}
+
+/* ---- whole runs ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t stop_at; /* raise the flag in this step */
+    volatile int stop;
+    mh_train_log last;
+    double first_valid, last_valid;
+    mh_text messages;
+} watcher;
+
+static void on_step(void *context, const mh_train_log *log)
+{
+    watcher *w = context;
+    w->last = *log;
+    w->stop = log->step == w->stop_at;
+}
+
+static void on_log(void *context, const mh_train_log *log)
+{
+    watcher *w = context;
+    if (log->validated && log->step == 0)
+        w->first_valid = log->valid_loss;
+    if (log->validated)
+        w->last_valid = log->valid_loss;
+}
+
+static void on_message(void *context, const char *sentence)
+{
+    OK(mh_text_printf(&((watcher *)context)->messages, "%s\n", sentence));
+}
+
+static mh_status run(mh_recipe recipe, mh_train_mode mode, const char *init_from, watcher *w)
+{
+    mh_train_watch watch = {
+        .context = w, .step = on_step, .log = on_log, .message = on_message, .stop = &w->stop};
+    return mh_train(&recipe, mode, init_from, &watch);
+}
+
+/* A new run that must succeed. */
+static void run_new(mh_recipe recipe)
+{
+    watcher w = {0};
+    OK(run(recipe, MH_TRAIN_NEW, NULL, &w));
+    mh_text_release(&w.messages);
+}
+
+static const char *step_path(const char *run_name, int step, const char *file)
+{
+    char name[128];
+    snprintf(name, sizeof name, "%s/checkpoints/step-%06d%s%s", run_name, step, *file ? "/" : "", file);
+    return at(name);
+}
+
+static void same_checkpoint(const char *run_a, const char *run_b, int step)
+{
+    static const char *const files[] = {"config.json",        "model.safetensors", "optimizer.safetensors",
+                                        "trainer_state.json", "tokenizer.model",   "README.md"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        mh_text a, b;
+        OK(mh_file_read(step_path(run_a, step, files[i]), 1 << 26, &a));
+        OK(mh_file_read(step_path(run_b, step, files[i]), 1 << 26, &b));
+        if (a.length != b.length || memcmp(a.data, b.data, a.length) != 0)
+            fail_msg("%s and %s differ after step %d in %s", run_a, run_b, step, files[i]);
+        mh_text_release(&a);
+        mh_text_release(&b);
+    }
+}
+
+static void flip_byte(const char *path)
+{
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    fseek(file, -5, SEEK_END);
+    int byte = fgetc(file);
+    fseek(file, -5, SEEK_END);
+    fputc(byte ^ 4, file);
+    fclose(file);
+}
+
+static void stop_and_resume_equals_uninterrupted(void **state)
+{
+    (void)state;
+    run_new(tiny_recipe("whole"));
+    for (int stop = 1; stop <= 5; stop += 2) {
+        watcher w = {.stop_at = stop};
+        FAILS(MH_EINTERRUPTED, "--resume", run(tiny_recipe("parts"), MH_TRAIN_NEW, NULL, &w));
+        assert_true(mh_path_exists(step_path("parts", stop, "")));
+        FAILS(MH_ESTATE, "--resume", run(tiny_recipe("parts"), MH_TRAIN_NEW, NULL, &w));
+        w.stop_at = 0;
+        OK(run(tiny_recipe("parts"), MH_TRAIN_RESUME, NULL, &w));
+        same_checkpoint("whole", "parts", 6);
+        mh_text_release(&w.messages);
+        OK(mh_remove_tree(at("parts")));
+    }
+}
+
+static void what_may_change_on_resume(void **state)
+{
+    (void)state;
+    watcher w = {.stop_at = 3};
+    FAILS(MH_EINTERRUPTED, "", run(tiny_recipe("changes"), MH_TRAIN_NEW, NULL, &w));
+    w.stop_at = 0;
+    mh_recipe recipe = tiny_recipe("changes");
+    set(&recipe, "train.steps=7");
+    FAILS(MH_EMISMATCH, "train.steps may not change when a run is resumed: it was 6",
+          run(recipe, MH_TRAIN_RESUME, NULL, &w));
+    assert_non_null(strstr(mh_message(), "now 7"));
+
+    /* The folder moves, the intervals change. */
+    OK(rename(at("changes"), at("moved")) == 0 ? MH_OK : MH_EIO);
+    recipe = tiny_recipe("moved");
+    set(&recipe, "train.keep=1");
+    set(&recipe, "train.checkpoint_every=0");
+    OK(run(recipe, MH_TRAIN_RESUME, NULL, &w));
+    same_checkpoint("whole", "moved", 6);
+    assert_false(mh_path_exists(step_path("moved", 3, "")));
+
+    /* A recipe.yaml edited to agree does not help: the checkpoint knows. */
+    recipe = tiny_recipe("moved");
+    set(&recipe, "train.rate=2e-3");
+    mh_text yaml = {0};
+    mh_recipe resolved = recipe;
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
+    OK(mh_recipe_resolve(&resolved, batches));
+    OK(mh_options_write_yaml(&mh_recipe_options, &resolved, &yaml));
+    OK(mh_file_write(at("moved/recipe.yaml"), yaml.data, yaml.length));
+    FAILS(MH_EMISMATCH, "another recipe", run(recipe, MH_TRAIN_RESUME, NULL, &w));
+    mh_batches_close(batches);
+    mh_text_release(&yaml);
+
+    FAILS(MH_ESTATE, "no such run folder", run(tiny_recipe("nowhere"), MH_TRAIN_RESUME, NULL, &w));
+    assert_false(mh_path_exists(at("nowhere")));
+    OK(mh_make_dirs(at("empty")));
+    OK(mh_file_write(at("empty/recipe.yaml"), "", 0));
+    assert_int_not_equal(run(tiny_recipe("empty"), MH_TRAIN_RESUME, NULL, &w), MH_OK);
+    mh_text_release(&w.messages);
+}
+
+static void damaged_checkpoints_are_passed_over(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"model.safetensors", "optimizer.safetensors", "trainer_state.json",
+                                        "config.json"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        watcher w = {.stop_at = 4};
+        FAILS(MH_EINTERRUPTED, "", run(tiny_recipe("damaged"), MH_TRAIN_NEW, NULL, &w));
+        w.stop_at = 0;
+        flip_byte(step_path("damaged", 4, files[i]));
+        mh_recipe recipe = tiny_recipe("damaged");
+        set(&recipe, "train.keep=1"); /* must not count the damaged one */
+        OK(run(recipe, MH_TRAIN_RESUME, NULL, &w));
+        assert_non_null(strstr(w.messages.data, "step 4 is passed over"));
+        assert_non_null(strstr(w.messages.data, "resumed after step 2"));
+        assert_true(mh_path_exists(at("damaged/checkpoints/step-000004.damaged")));
+        same_checkpoint("whole", "damaged", 6);
+        mh_text_release(&w.messages);
+        OK(mh_remove_tree(at("damaged")));
+    }
+    watcher w = {.stop_at = 1};
+    FAILS(MH_EINTERRUPTED, "", run(tiny_recipe("damaged"), MH_TRAIN_NEW, NULL, &w));
+    flip_byte(step_path("damaged", 0, "model.safetensors"));
+    flip_byte(step_path("damaged", 1, "model.safetensors"));
+    FAILS(MH_EFORMAT, "none of its 2 checkpoints", run(tiny_recipe("damaged"), MH_TRAIN_RESUME, NULL, &w));
+    assert_true(mh_path_exists(step_path("damaged", 1, ""))); /* nothing was moved */
+    mh_text_release(&w.messages);
+}
+
+static void retention_keeps_the_newest(void **state)
+{
+    (void)state;
+    mh_recipe recipe = tiny_recipe("kept");
+    set(&recipe, "train.checkpoint_every=1");
+    set(&recipe, "train.keep=2");
+    OK(mh_make_dirs(step_path("kept", 9, "")));
+    OK(rename(step_path("kept", 9, ""), at("kept/checkpoints/step-000009.tmp")) == 0 ? MH_OK : MH_EIO);
+    run_new(recipe);
+    for (int step = 0; step <= 6; step++)
+        assert_int_equal(mh_path_exists(step_path("kept", step, "")), step >= 5);
+    assert_false(mh_path_exists(at("kept/checkpoints/step-000009.tmp")));
+    same_checkpoint("whole", "kept", 6);
+}
+
+static void a_run_folder_has_one_trainer(void **state)
+{
+    (void)state;
+    mh_lock lock;
+    watcher w = {0};
+    OK(mh_make_dirs(at("locked")));
+    OK(mh_lock_take(&lock, at("locked/lock")));
+    char pid[32];
+    snprintf(pid, sizeof pid, "%ld", (long)getpid());
+    FAILS(MH_ESTATE, pid, run(tiny_recipe("locked"), MH_TRAIN_NEW, NULL, &w));
+    mh_lock_release(&lock);
+}
+
+static void nothing_half_written_on_a_full_disk(void **state)
+{
+    (void)state;
+    watcher w = {0};
+    struct rlimit was, small = {16384, RLIM_INFINITY}; /* writing beyond fails, as on a full disk */
+    getrlimit(RLIMIT_FSIZE, &was);
+    small.rlim_max = was.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    mh_status status = run(tiny_recipe("full"), MH_TRAIN_NEW, NULL, &w);
+    setrlimit(RLIMIT_FSIZE, &was);
+    assert_int_equal(status, MH_EIO);
+    assert_false(mh_path_exists(step_path("full", 0, "")));
+    assert_false(mh_path_exists(at("full/checkpoints/step-000000.tmp")));
+    OK(run(tiny_recipe("full"), MH_TRAIN_NEW, NULL, &w)); /* and the same command works once there is room */
+    same_checkpoint("whole", "full", 6);
+    mh_text_release(&w.messages);
+}
+
+/* Weights of a fresh model with one parameter made huge, as a checkpoint folder. */
+static void write_weights(const char *name, const char *param, float value)
+{
+    mh_recipe recipe = tiny_recipe("unused");
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
+    OK(mh_recipe_resolve(&recipe, batches));
+    mh_batches_close(batches);
+    mh_model *model;
+    OK(mh_model_create(&model, &recipe.model, MH_PRECISION_F32, false));
+    mh_model_init(model, 1);
+    mh_mat w = mh_param_value(&model->params, mh_params_find(&model->params, param));
+    for (int64_t i = 0; i < w.rows * w.cols; i++)
+        ((float *)w.p)[i] = value;
+    OK(mh_make_dirs(at(name)));
+    OK(mh_checkpoint_write(model, NULL, at(name)));
+    mh_model_free(model);
+}
+
+static void a_loss_that_is_no_number_stops_the_run(void **state)
+{
+    (void)state;
+    watcher w = {0};
+    write_weights("huge", "layers.1.attn_norm.weight", 1e19f);
+    mh_recipe recipe = tiny_recipe("nan");
+    set(&recipe, "train.eval_every=0");
+    FAILS(MH_ESTATE, "step 1: the loss is not a finite number, first in the output of layer 1",
+          run(recipe, MH_TRAIN_NEW, at("huge"), &w));
+    assert_true(mh_path_exists(step_path("nan", 0, "")));
+    assert_false(mh_path_exists(step_path("nan", 1, "")));
+
+    recipe = tiny_recipe("nan2"); /* the evaluation before the first step sees it earlier */
+    FAILS(MH_ESTATE, "step 0: the validation loss", run(recipe, MH_TRAIN_NEW, at("huge"), &w));
+    assert_false(mh_path_exists(step_path("nan2", 0, "")));
+
+    write_weights("poison", "layers.1.attn_norm.weight", NAN);
+    FAILS(MH_EVALUE, "layers.1.attn_norm.weight", run(tiny_recipe("nan3"), MH_TRAIN_NEW, at("poison"), &w));
+    mh_text_release(&w.messages);
+}
+
+static void weights_of_another_model_are_refused(void **state)
+{
+    (void)state;
+    watcher w = {0};
+    mh_recipe recipe = tiny_recipe("other");
+    set(&recipe, "model.attention_heads=4");
+    set(&recipe, "model.kv_heads=4");
+    FAILS(MH_EMISMATCH, "2 attention heads", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
+    recipe = tiny_recipe("other");
+    set(&recipe, "model.dim=64");
+    FAILS(MH_EMISMATCH, "shape", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
+    OK(run(tiny_recipe("other"), MH_TRAIN_NEW, at("whole"), &w));
+    mh_text_release(&w.messages);
+}
+
+static void too_little_memory_is_known_before(void **state)
+{
+    (void)state;
+    watcher w = {0};
+    mh_recipe recipe = tiny_recipe("large");
+    set(&recipe, "model.dim=16384");
+    set(&recipe, "model.layers=512");
+    set(&recipe, "model.attention_heads=16");
+    FAILS(MH_EMEMORY, "MiB are free; lower train.micro_batch", run(recipe, MH_TRAIN_NEW, NULL, &w));
+    assert_false(mh_path_exists(at("large")));
+}
+
+static void memory_estimate_is_the_sum_of_the_parts(void **state)
+{
+    (void)state;
+    mh_recipe recipe = tiny_recipe("unused");
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
+    OK(mh_recipe_resolve(&recipe, batches));
+    mh_model *model;
+    mh_step step;
+    OK(mh_model_create(&model, &recipe.model, MH_PRECISION_F32, true));
+    OK(mh_step_init(&step, &recipe, model, batches));
+    mh_pass_shape shape = {.batch = 2, .rows = 32, .capacity = 32, .training = true};
+    size_t taken = model->memory.used + step.optimizer.memory.used + 2 * step.memory.used +
+                   mh_pass_bytes(&recipe.model, MH_PRECISION_F32, shape);
+    assert_int_equal(mh_train_bytes(&recipe), taken);
+    mh_step_release(&step);
+    mh_model_free(model);
+    mh_batches_close(batches);
+}
+
+/* Loss and gradient norm of the first update. */
+static mh_update first_update(int micro_batch)
+{
+    mh_recipe recipe = tiny_recipe("unused");
+    char text[64];
+    snprintf(text, sizeof text, "train.micro_batch=%d", micro_batch);
+    set(&recipe, text);
+    set(&recipe, "model.dropout=0");
+    set(&recipe, "moe.balance_weight=0"); /* counted for each micro-batch, and so not the same */
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
+    OK(mh_recipe_resolve(&recipe, batches));
+    mh_model *model;
+    mh_step step;
+    mh_update update;
+    OK(mh_model_create(&model, &recipe.model, MH_PRECISION_F32, true));
+    mh_model_init(model, 1);
+    OK(mh_step_init(&step, &recipe, model, batches));
+    OK(mh_step_run(&step, 1, &update));
+    mh_step_release(&step);
+    mh_model_free(model);
+    mh_batches_close(batches);
+    return update;
+}
+
+static void micro_batches_add_up(void **state)
+{
+    (void)state;
+    mh_update whole = first_update(4);
+    for (int micro_batch = 1; micro_batch <= 2; micro_batch++) {
+        mh_update parts = first_update(micro_batch);
+        assert_true(fabs(parts.loss - whole.loss) < 1e-6 * whole.loss); /* f32 in another order */
+        assert_true(fabs(parts.grad_norm - whole.grad_norm) < 1e-5 * whole.grad_norm);
+    }
+}
+
+static void any_number_of_threads_gives_the_same_bytes(void **state)
+{
+    (void)state;
+    static const char *const precision[] = {"f32", "bf16"};
+    for (int p = 0; p < 2; p++) {
+        for (int threads = 1; threads <= 4; threads *= 2) {
+            char name[32], text[64];
+            snprintf(name, sizeof name, "%s-%d", precision[p], threads);
+            snprintf(text, sizeof text, "train.precision=%s", precision[p]);
+            mh_recipe recipe = tiny_recipe(name);
+            set(&recipe, text);
+            set(&recipe, "model.context=128");
+            set(&recipe, "train.batch=32"); /* 4096 rows, 8192 routed */
+            set(&recipe, "train.micro_batch=32");
+            set(&recipe, "train.steps=3");
+            set(&recipe, "train.eval_every=0");
+            omp_set_num_threads(threads);
+            run_new(recipe);
+        }
+        char one[32], two[32], four[32];
+        snprintf(one, sizeof one, "%s-1", precision[p]);
+        snprintf(two, sizeof two, "%s-2", precision[p]);
+        snprintf(four, sizeof four, "%s-4", precision[p]);
+        same_checkpoint(one, two, 3);
+        same_checkpoint(one, four, 3);
+    }
+    omp_set_num_threads(1);
+}
+
+static void a_tiny_corpus_is_learnt_by_heart(void **state)
+{
+    (void)state;
+    watcher w = {0};
+    mh_recipe recipe = tiny_recipe("overfit");
+    snprintf(recipe.data.train, sizeof recipe.data.train, "%s", at("tiny"));
+    set(&recipe, "data.mask_documents=false");
+    set(&recipe, "model.dim=64");
+    set(&recipe, "model.dropout=0");
+    set(&recipe, "moe.ffn_dim=64");
+    set(&recipe, "train.steps=300");
+    set(&recipe, "train.warmup=20");
+    set(&recipe, "train.rate=5e-3");
+    set(&recipe, "train.batch=8");
+    set(&recipe, "train.micro_batch=8");
+    set(&recipe, "train.decay=0");
+    set(&recipe, "train.log_every=20");
+    set(&recipe, "train.eval_every=300");
+    set(&recipe, "train.checkpoint_every=0");
+    OK(run(recipe, MH_TRAIN_NEW, NULL, &w));
+    assert_true(fabs(w.first_valid - log(384)) < 1); /* untrained: near uniform over the pieces */
+    if (!(w.last.loss < 0.05))
+        fail_msg("loss %.4f after 300 steps", w.last.loss);
+    mh_text_release(&w.messages);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(recipe_errors_are_sentences),
+        cmocka_unit_test(recipe_takes_names_and_vocabulary),
+        cmocka_unit_test(identity_ignores_what_may_change),
+        cmocka_unit_test(schedules_pass_through_their_points),
+        cmocka_unit_test(adamw_agrees_with_double_precision),
+        cmocka_unit_test(decay_shrinks_flagged_parameters_only),
+        cmocka_unit_test(a_gradient_that_is_not_finite_changes_nothing),
+        cmocka_unit_test(metrics_go_on_after_a_kill),
+        cmocka_unit_test(event_files_have_the_format),
+        cmocka_unit_test(stop_and_resume_equals_uninterrupted), /* its "whole" is what others compare with */
+        cmocka_unit_test(what_may_change_on_resume),
+        cmocka_unit_test(damaged_checkpoints_are_passed_over),
+        cmocka_unit_test(retention_keeps_the_newest),
+        cmocka_unit_test(a_run_folder_has_one_trainer),
+        cmocka_unit_test(nothing_half_written_on_a_full_disk),
+        cmocka_unit_test(a_loss_that_is_no_number_stops_the_run),
+        cmocka_unit_test(weights_of_another_model_are_refused),
+        cmocka_unit_test(too_little_memory_is_known_before),
+        cmocka_unit_test(memory_estimate_is_the_sum_of_the_parts),
+        cmocka_unit_test(micro_batches_add_up),
+        cmocka_unit_test(any_number_of_threads_gives_the_same_bytes),
+        cmocka_unit_test(a_tiny_corpus_is_learnt_by_heart),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
