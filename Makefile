@@ -1,0 +1,53 @@
+# Forwards to CMake, CTest and tools/. The release build lies in build/, others in build-NAME/.
+PREFIX ?= /usr/local
+TEST = ctest --output-on-failure --test-dir
+
+all:
+	cmake --preset release >/dev/null
+	cmake --build build
+
+# Install what is missing (apt), build, and run every test: under ten minutes on two cores.
+check: deps-build layers all
+	$(TEST) build
+
+# From a Debian package of prose to a trained model that writes: about five minutes more.
+demo: deps-demo all
+	tools/demo
+
+install:
+	cmake --preset release -DCMAKE_INSTALL_PREFIX=$(abspath $(PREFIX)) >/dev/null
+	cmake --build build
+	cmake --install build
+
+# The quick tests under the sanitizers.
+asan: deps-build
+	cmake --preset asan >/dev/null
+	cmake --build build-asan
+	$(TEST) build-asan -L quick
+
+# clang's OpenMP with archer, which tells ThreadSanitizer where OpenMP's threads wait for one another.
+tsan: deps-build deps-dev
+	cmake --preset tsan >/dev/null
+	cmake --build build-tsan
+	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick
+
+# Our files read by other people's programs (Python, in .venv).
+interop: deps-build deps-dev all
+	tests/interop/run build
+
+format: deps-dev
+	tools/format
+
+layers:
+	tools/layers
+
+docs: all
+	build/mhmoe config --markdown > docs/config.md
+
+deps-%:
+	tools/deps build $*
+
+# Ninja runs in parallel; these steps are in order.
+.NOTPARALLEL:
+.PHONY: all check demo install asan tsan interop format layers docs

@@ -1,0 +1,111 @@
+#!/bin/bash
+# The program as its users meet it: help, exit codes, streams, and a sentence for every wrong input.
+. "$(dirname "$0")/tiny.sh"
+
+cases=0 wrong=0
+
+# expect CODE PATTERN COMMAND...: after success the pattern stands on stdout and nothing on stderr; after failure
+# the other way round.
+expect() {
+    local code=$1 pattern=$2 got=0 told=out silent=err
+    shift 2
+    cases=$((cases + 1))
+    "$@" >out 2>err </dev/null || got=$?
+    [ "$code" = 0 ] || { told=err silent=out; }
+    if [ "$got" != "$code" ] || [ -s "$silent" ] || ! grep -qE -- "$pattern" "$told"; then
+        wrong=$((wrong + 1))
+        echo "FAILED: $* -- exit code $got; expected $code and /$pattern/ on std$told alone; stdout, stderr:"
+        cat out err
+    fi
+}
+
+# ---- help and usage
+
+expect 0 '^mhmoe [0-9.]+$' "$mhmoe" --version
+expect 0 '^Commands:' "$mhmoe" --help
+expect 0 '^Commands:' "$mhmoe" help
+expect 2 '^Commands:' "$mhmoe"
+expect 2 "no command 'mhmoe trian', the nearest is 'train'" "$mhmoe" trian
+
+for command in "tokenizer train" "tokenizer encode" "tokenizer decode" "data build" train eval generate info plan \
+    verify import doctor config; do
+    expect 0 '^Examples:' "$mhmoe" $command --help
+    expect 2 "no option '--nonsense'.*try 'mhmoe $command --help'" "$mhmoe" $command --nonsense
+done
+expect 0 '^Examples:' "$mhmoe" help train
+for group in tokenizer data; do
+    expect 0 '^Commands:' "$mhmoe" $group --help
+    expect 2 "no command 'mhmoe $group nonsense'" "$mhmoe" $group nonsense
+done
+for command in "tokenizer train" "data build" train eval generate info verify import; do
+    expect 2 "is missing; try 'mhmoe $command --help'" "$mhmoe" $command
+done
+expect 2 'one word too many' "$mhmoe" train a.yaml b.yaml
+expect 2 "nearest is --temperature" "$mhmoe" generate x --prompt y --temprature 1
+expect 2 "--temperature takes a number from 0 to .* not '-1'" "$mhmoe" generate x --prompt y --temperature -1
+expect 2 "--seed takes a whole number" "$mhmoe" generate x --prompt y --seed 1.5
+expect 2 '--json takes no value' "$mhmoe" doctor --json=yes
+expect 2 'MHMOE_ISA is "abacus"' env MHMOE_ISA=abacus "$mhmoe" doctor
+
+# ---- output that cannot be written
+
+expect 1 'is the disk full' bash -c '"$0" config >/dev/full' "$mhmoe"
+code=0
+"$mhmoe" config --markdown | true || code=${PIPESTATUS[0]}
+cases=$((cases + 1))
+[ "$code" -lt 128 ] || {
+    echo "FAILED: a broken pipe ended mhmoe config by a signal"
+    wrong=$((wrong + 1))
+}
+
+# ---- documents that the program writes
+
+expect 0 'train.steps' "$mhmoe" config
+"$mhmoe" config --markdown >config.md
+expect 0 '^same$' bash -c 'diff "$0" config.md && echo same' "$source/docs/config.md" # else: make docs
+
+# ---- the machine
+
+expect 0 '^ok ' "$mhmoe" doctor
+expect 0 '"ok": true' "$mhmoe" doctor --json
+expect 0 '^ok ' env MHMOE_ISA=portable "$mhmoe" doctor
+
+# ---- input files
+
+make_corpus
+make_recipe
+expect 1 'nowhere' "$mhmoe" tokenizer train --input nowhere --vocab 400 --output t.model
+: >empty.txt
+expect 1 'empty' "$mhmoe" tokenizer train --input empty.txt --vocab 400 --output t.model
+expect 1 'nowhere' "$mhmoe" data build --tokenizer nowhere.model --input corpus.jsonl --output d
+head -c 1000 /dev/urandom >noise.model
+expect 1 'noise.model' "$mhmoe" data build --tokenizer noise.model --input corpus.jsonl --output d
+expect 1 'nowhere' "$mhmoe" train nowhere.yaml
+expect 1 'nowhere' "$mhmoe" eval nowhere --perplexity corpus.jsonl
+expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
+expect 1 'nowhere' "$mhmoe" info nowhere
+expect 1 'nowhere' "$mhmoe" verify nowhere.safetensors
+head -c 4000 "$source/tests/golden/layer_smoe_top1.safetensors" >short.safetensors
+expect 1 'short.safetensors' "$mhmoe" verify short.safetensors
+expect 1 'nowhere' "$mhmoe" import llama2c nowhere --tokenizer noise.model --output i
+head -c 100 /dev/zero >zeros.bin
+expect 1 'zeros.bin' "$mhmoe" import llama2c zeros.bin --tokenizer noise.model --output i
+expect 0 '^none$' bash -c 'ls -d t.model* d d.tmp i i.tmp run 2>/dev/null || echo none' # nothing half-written
+
+# ---- recipes
+
+expect 1 'tokens' "$mhmoe" train tiny.yaml
+expect 1 'train.stpes.*train.steps' "$mhmoe" train tiny.yaml --set train.stpes=5
+printf 'model:\n  dim: 32\n  laiers: 2\n' >misspelt.yaml
+expect 1 'misspelt.yaml:3: .*model.layers' "$mhmoe" train misspelt.yaml
+printf 'train:\n  steps: many\n' >words.yaml
+expect 1 'words.yaml:2: .*train.steps' "$mhmoe" train words.yaml
+printf 'train:\n  steps: -3\n' >range.yaml
+expect 1 'range.yaml:2: .*train.steps' "$mhmoe" train range.yaml
+printf 'train: [\n' >broken.yaml
+expect 1 'broken.yaml:' "$mhmoe" train broken.yaml
+expect 1 'moe.heads' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.heads=3
+expect 1 'moe.top_k' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.top_k=5
+
+echo "$cases cases, $wrong wrong"
+[ $wrong = 0 ]
