@@ -544,6 +544,9 @@ static void test_folders(void **state)
     put("walk/b/picture.png", "x");
     put("walk/c.jsonl", "{\"text\": \"4\"}\n");
     assert_int_equal(symlink("..", "walk/b/loop"), 0);
+    OK(mh_make_dirs("outside"));
+    put("outside/secret.txt", "x");
+    assert_int_equal(symlink("../../outside", "walk/b/out"), 0);
     assert_int_equal(symlink("walk/b.txt", "link.dat"), 0);
     mh_text got = {0};
     mh_corpus_state seen;
@@ -553,7 +556,7 @@ static void test_folders(void **state)
                         "walk/B.md=1|walk/b/c/deep.TXT=3|walk/b.txt=2|walk/c.jsonl:1=4|link.dat=2|");
     assert_int_equal(seen.documents, 5);
     assert_int_equal(seen.bytes, 5);
-    assert_int_equal(seen.skipped, 2);
+    assert_int_equal(seen.skipped, 3);
     assert_true(seen.read == seen.total && seen.total == 3 + 14 + 1);
 
     FAILS(MH_EVALUE, "there is no text in walk/empty", list("walk/empty", &got));
@@ -691,6 +694,38 @@ static void test_huge_document(void **state)
         (void)before;
         free(line);
     }
+}
+
+/* What is read ahead ends just at a place to cut, and the document does not. */
+static void test_part_border(void **state)
+{
+    (void)state;
+    enum { AHEAD = MH_DOCUMENT_PART + MH_CUT_REACH };
+    char *text = malloc(AHEAD + 4);
+    memset(text, 'x', AHEAD);
+    text[AHEAD - 1] = '\n';
+    memcpy(text + AHEAD, "tail", 4);
+    for (size_t length = AHEAD - 1; length <= AHEAD + 4; length++) {
+        OK(mh_file_write("border.txt", text, length));
+        mh_corpus *corpus;
+        mh_document d = {0};
+        bool end, more = true;
+        const char *path = "border.txt";
+        size_t seen = 0;
+        OK(mh_corpus_open(&corpus, &path, 1));
+        for (;; more = d.more) {
+            OK(mh_corpus_next(corpus, &d, &end));
+            if (end)
+                break;
+            assert_true(more);
+            assert_memory_equal(d.text, text + seen, d.length);
+            seen += d.length;
+        }
+        assert_false(more);
+        assert_int_equal(seen, length);
+        mh_corpus_close(corpus);
+    }
+    free(text);
 }
 
 static void test_books(void **state)
@@ -1101,6 +1136,7 @@ int main(void)
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_damaged_text),
         cmocka_unit_test(test_huge_document),
+        cmocka_unit_test(test_part_border),
         cmocka_unit_test(test_books),
         cmocka_unit_test(test_shard),
         cmocka_unit_test(test_split_by_document),

@@ -28,7 +28,7 @@ typedef struct {
     /* what some operations need besides */
     int64_t begin[5];
     int32_t *index;
-    float *table, *stat;
+    float *table;
     mh_plan plan;
     mh_attention attention;
     mh_mat work[2];
@@ -38,7 +38,6 @@ typedef struct {
     const char *name;
     int variants;
     bool f32_only;
-    double bf16_bound; /* 0: the usual */
     void (*make)(job *j);
     void (*fwd)(job *j);
     void (*bwd)(job *j); /* NULL: without derivatives */
@@ -151,7 +150,7 @@ static void bwd_linear(job *j)
                     j->variant ? j->begin : NULL, j->variant ? 4 : 1);
 }
 
-static const subject linear = {.name = "linear", 2, false, 0, make_linear, fwd_linear, bwd_linear};
+static const subject linear = {"linear", 2, false, make_linear, fwd_linear, bwd_linear};
 
 static void make_norm(job *j)
 {
@@ -175,7 +174,7 @@ static void bwd_norm(job *j)
                   j->variant % 2 ? MH_NORM_LAYER : MH_NORM_RMS);
 }
 
-static const subject norm = {.name = "norm", 4, false, 0, make_norm, fwd_norm, bwd_norm};
+static const subject norm = {"norm", 4, false, make_norm, fwd_norm, bwd_norm};
 
 enum { ROTARY_HEAD = 12, POSITIONS = 50 };
 
@@ -205,7 +204,7 @@ static void bwd_rotary(job *j)
     ops->rotary_bwd(j->dx[0], ROTARY_HEAD, j->index, j->table);
 }
 
-static const subject rotary = {.name = "rotary", 1, false, 0, make_rotary, fwd_rotary, bwd_rotary};
+static const subject rotary = {"rotary", 1, false, make_rotary, fwd_rotary, bwd_rotary};
 
 /* Variant 0: grouped keys, two sequences; 1: documents whose attention is kept apart by first_key. */
 static void make_attention(job *j)
@@ -245,8 +244,7 @@ static void bwd_attention(job *j)
                        &j->attention);
 }
 
-static const subject attention = {
-    .name = "attention", 2, false, 0, make_attention, fwd_attention, bwd_attention};
+static const subject attention = {"attention", 2, false, make_attention, fwd_attention, bwd_attention};
 
 static void make_swiglu(job *j)
 {
@@ -265,7 +263,7 @@ static void bwd_swiglu(job *j)
     ops->swiglu_bwd(j->dx[0], j->dx[1], j->dy, j->x[0], j->x[1]);
 }
 
-static const subject swiglu = {.name = "swiglu", 1, false, 0, make_swiglu, fwd_swiglu, bwd_swiglu};
+static const subject swiglu = {"swiglu", 1, false, make_swiglu, fwd_swiglu, bwd_swiglu};
 
 static void make_gelu(job *j)
 {
@@ -283,7 +281,7 @@ static void bwd_gelu(job *j)
     ops->gelu_bwd(j->dx[0], j->dy, j->x[0]);
 }
 
-static const subject gelu = {.name = "gelu", 1, false, 0, make_gelu, fwd_gelu, bwd_gelu};
+static const subject gelu = {"gelu", 1, false, make_gelu, fwd_gelu, bwd_gelu};
 
 static void fwd_dropout(job *j)
 {
@@ -297,7 +295,7 @@ static void bwd_dropout(job *j)
     ops->dropout_bwd(j->dx[0], 0.3f, SEED, 1);
 }
 
-static const subject dropout = {.name = "dropout", 1, false, 0, make_gelu, fwd_dropout, bwd_dropout};
+static const subject dropout = {"dropout", 1, false, make_gelu, fwd_dropout, bwd_dropout};
 
 static void make_embedding(job *j)
 {
@@ -315,8 +313,7 @@ static void bwd_embedding(job *j)
     ops->embedding_bwd(j->dx[0].p, j->index, j->dy);
 }
 
-static const subject embedding = {
-    .name = "embedding", 1, false, 0, make_embedding, fwd_embedding, bwd_embedding};
+static const subject embedding = {"embedding", 1, false, make_embedding, fwd_embedding, bwd_embedding};
 
 static void make_softmax(job *j)
 {
@@ -333,7 +330,7 @@ static void bwd_softmax(job *j)
     ops->softmax_bwd(j->dx[0], j->dy, j->y[0]);
 }
 
-static const subject softmax = {.name = "softmax", 1, true, 0, make_softmax, fwd_softmax, bwd_softmax};
+static const subject softmax = {"softmax", 1, true, make_softmax, fwd_softmax, bwd_softmax};
 
 enum { EXPERTS = 20, TOP_K = 3 };
 
@@ -362,7 +359,7 @@ static void bwd_gates(job *j)
     ops->gates_bwd(j->dx[0], j->dy.p, j->x[0], j->index, TOP_K, j->variant);
 }
 
-static const subject gates = {.name = "gates", 2, true, 0, make_gates, fwd_gates, bwd_gates};
+static const subject gates = {"gates", 2, true, make_gates, fwd_gates, bwd_gates};
 
 static void make_balance(job *j)
 {
@@ -379,7 +376,7 @@ static void bwd_balance(job *j)
     ops->balance_bwd(j->dx[0], *(float *)j->dy.p, j->index, TOP_K);
 }
 
-static const subject balance_fwd = {.name = "balance", 1, true, 0, make_balance, fwd_balance, bwd_balance};
+static const subject balance_fwd = {"balance", 1, true, make_balance, fwd_balance, bwd_balance};
 #define balance_bwd balance_fwd
 
 /* A plan in which some pairs are dropped. */
@@ -407,7 +404,7 @@ static void bwd_dispatch(job *j)
     ops->dispatch_bwd(j->dx[0], j->dy, &j->plan);
 }
 
-static const subject dispatch = {.name = "dispatch", 1, false, 0, make_dispatch, fwd_dispatch, bwd_dispatch};
+static const subject dispatch = {"dispatch", 1, false, make_dispatch, fwd_dispatch, bwd_dispatch};
 
 static void make_combine(job *j)
 {
@@ -427,7 +424,7 @@ static void bwd_combine(job *j)
     ops->combine_bwd(j->dx[0], j->dx[1].p, j->dy, j->x[0], &j->plan);
 }
 
-static const subject combine = {.name = "combine", 1, false, 0, make_combine, fwd_combine, bwd_combine};
+static const subject combine = {"combine", 1, false, make_combine, fwd_combine, bwd_combine};
 
 /* Variant 1: every row is shorter than eps. */
 static float eps(const job *j)
@@ -451,11 +448,9 @@ static void bwd_normalize(job *j)
     ops->normalize_bwd(j->dx[0], j->dy, j->y[0], j->y[1].p, eps(j));
 }
 
-static const subject normalize = {
-    .name = "normalize", 2, true, 0, make_normalize, fwd_normalize, bwd_normalize};
+static const subject normalize = {"normalize", 2, true, make_normalize, fwd_normalize, bwd_normalize};
 
-/* Some targets are skipped, and the work space holds fewer rows than there are. Variant 1: no gradients are
- * asked for until bwd. */
+/* Some targets are skipped, and the work space holds fewer rows than there are. */
 enum { VOCABULARY = 50 };
 static const float loss_scale = 0.25f;
 
@@ -485,7 +480,7 @@ static void bwd_loss(job *j)
               j->work[1]);
 }
 
-static const subject loss = {.name = "loss", 1, false, 0, make_loss, fwd_loss, bwd_loss};
+static const subject loss = {"loss", 1, false, make_loss, fwd_loss, bwd_loss};
 
 /* Without derivatives: made and run for the comparison of threads; their own tests stand below. */
 static void make_top_k(job *j)
@@ -498,7 +493,7 @@ static void fwd_top_k(job *j)
 {
     ops->top_k(j->y[0].p, j->x[0], TOP_K);
 }
-static const subject top_k = {.name = "top_k", 1, true, 0, make_top_k, fwd_top_k, NULL};
+static const subject top_k = {"top_k", 1, true, make_top_k, fwd_top_k, NULL};
 
 static void make_plan_job(job *j)
 {
@@ -510,19 +505,19 @@ static void fwd_plan(job *j)
 {
     ops->plan(&j->plan, j->rows, 0);
 }
-static const subject plan = {.name = "plan", 1, true, 0, make_plan_job, fwd_plan, NULL};
+static const subject plan = {"plan", 1, true, make_plan_job, fwd_plan, NULL};
 
 static void fwd_add(job *j)
 {
     ops->add(j->y[0], j->x[0], j->x[1]);
 }
-static const subject add = {.name = "add", 1, false, 0, make_swiglu, fwd_add, NULL};
+static const subject add = {"add", 1, false, make_swiglu, fwd_add, NULL};
 
 static void fwd_cast(job *j)
 {
     ops->cast(j->y[0], j->x[0]);
 }
-static const subject cast = {.name = "cast", 1, false, 0, make_gelu, fwd_cast, NULL};
+static const subject cast = {"cast", 1, false, make_gelu, fwd_cast, NULL};
 
 static void make_square_sum(job *j)
 {
@@ -536,7 +531,7 @@ static void fwd_square_sum(job *j)
     memcpy(j->y[0].p, &sum, sizeof sum);
 }
 
-static const subject square_sum = {.name = "square_sum", 1, true, 0, make_square_sum, fwd_square_sum, NULL};
+static const subject square_sum = {"square_sum", 1, true, make_square_sum, fwd_square_sum, NULL};
 
 static void make_adamw(job *j)
 {
@@ -552,7 +547,7 @@ static void fwd_adamw(job *j)
     ops->adamw(j->y[0].p, j->y[1].p, j->y[2].p, j->x[0].p, j->rows * 64, &rule);
 }
 
-static const subject adamw = {.name = "adamw", 1, true, 0, make_adamw, fwd_adamw, NULL};
+static const subject adamw = {"adamw", 1, true, make_adamw, fwd_adamw, NULL};
 
 /* A name of MH_OPS without its subject does not compile. */
 #define SUBJECT_PAIR(name, forward, backward) &name,

@@ -6,7 +6,7 @@ static void print_table(const mh_build_result *r, const char *output)
     char time[32];
     printf("%-16s%16s%16s%16s\n", "", "all", "training", "validation");
     printf("%-16s%16lld", "documents", (long long)r->documents);
-    if (r->by_blocks)
+    if (r->by_blocks && r->valid_documents > 0)
         printf("%16s%9lld blocks", "", (long long)r->valid_documents);
     else
         printf("%16lld%16lld", (long long)(r->documents - r->valid_documents), (long long)r->valid_documents);

@@ -11,8 +11,9 @@ static void show_facts(void *context, const mh_recipe *recipe, const mh_train_fa
 {
     (void)context;
     char a[32], b[32];
-    fprintf(stderr, "run         %s, %s, %d threads\n", recipe->train.run,
-            recipe->train.precision == MH_PRECISION_BF16 ? "bf16" : "f32", mh_threads());
+    fprintf(stderr, "run         %s, %s, %d thread%s\n", recipe->train.run,
+            recipe->train.precision == MH_PRECISION_BF16 ? "bf16" : "f32", mh_threads(),
+            mh_threads() > 1 ? "s" : "");
     fprintf(stderr, "parameters  %s, %s active for a token\n", cli_count((double)facts->params.total, a),
             cli_count((double)facts->params.active, b));
     fprintf(stderr, "FLOPs       %s a token forward, %s in training\n", cli_count(facts->flops.forward, a),
@@ -45,7 +46,7 @@ static void show_log(void *context, const mh_train_log *log)
     if (log->step > 0)
         fprintf(stderr,
                 "  loss %.4f  perplexity %.2f  balance %.3f  gradient %.2f  rate %.2e  %s tokens/s  "
-                "%sFLOP/s  %s left",
+                "%s FLOP/s  %s left",
                 log->loss, log->perplexity, log->balance, log->grad_norm, log->rate,
                 cli_count(log->tokens_per_second, speed), cli_count(log->flops_per_second, flops),
                 cli_duration(log->seconds_left, left));

@@ -1,8 +1,6 @@
 /* mhmoe verify: reference vectors against this build. */
 #include "cli/cli.h"
 
-#include <string.h>
-
 static void print_result(const char *path, const mh_verify_result *r)
 {
     printf("%s\n", path);
@@ -31,7 +29,8 @@ static json_t *result_json(const char *path, const mh_verify_result *r)
 
 int cli_verify(int argc, char **argv)
 {
-    const char *precision = "f32";
+    const char *precision_name = "f32";
+    mh_precision precision;
     bool json = false;
     const cli_option options[] = {
         {"precision", "f32|bf16", "what to compute in (default f32); bf16 forces the expected choices",
@@ -55,15 +54,14 @@ int cli_verify(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &files);
     if (code >= 0)
         return code;
-    if (strcmp(precision, "f32") != 0 && strcmp(precision, "bf16") != 0)
-        return cli_report(mh_fail(MH_EUSAGE, "--precision takes f32 or bf16, not '%s'", precision));
-    mh_precision type = strcmp(precision, "f32") == 0 ? MH_PRECISION_F32 : MH_PRECISION_BF16;
+    if ((code = cli_precision(precision_name, &precision)) >= 0)
+        return code;
 
     json_t *list = json ? json_array() : NULL;
     int passed = 0;
     for (int i = 0; i < files.count; i++) {
         mh_verify_result result;
-        if (mh_verify(files.item[i], type, &result) != MH_OK) {
+        if (mh_verify(files.item[i], precision, &result) != MH_OK) {
             code = cli_report(MH_EFORMAT);
             continue;
         }
@@ -76,7 +74,8 @@ int cli_verify(int argc, char **argv)
     }
     bool all = passed == files.count;
     if (json)
-        cli_print_json(json_pack("{s:b, s:s, s:o}", "passed", all, "precision", precision, "files", list));
+        cli_print_json(
+            json_pack("{s:b, s:s, s:o}", "passed", all, "precision", precision_name, "files", list));
     else if (files.count > 1)
         printf("%d of %d files passed\n", passed, files.count);
     return all ? CLI_OK : CLI_FAILURE;

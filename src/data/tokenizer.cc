@@ -63,12 +63,15 @@ static mh_status refused(const char *what, const std::string &why)
                    why.c_str());
 }
 
-/* SentencePiece's messages begin with its own file, line and condition: "file.cc(12) [a == b] why". */
+/* SentencePiece's messages are "file.cc(12) [a == b] why." or lack the reason. */
 static std::string reason(const sentencepiece::util::Status &status)
 {
-    std::string message = status.message();
-    size_t at = message.rfind("] ");
-    std::string why = at == std::string::npos ? message : message.substr(at + 2);
+    std::string why = status.message();
+    size_t bracket = why.rfind("] ");
+    if (bracket != why.npos)
+        why.erase(0, bracket + 2);
+    if (!why.empty() && why.back() == '.')
+        why.pop_back();
     return why.empty() ? "it is damaged or another kind of file" : why;
 }
 

@@ -105,7 +105,7 @@ static mh_status need(const mh_tensors *file, const char *path, const char *name
 static mh_status load_weights(const mh_params *params, const mh_tensors *file, const char *path)
 {
     for (int i = 0; i < params->count; i++) {
-        const void *data;
+        const void *data = NULL;
         int64_t size = mh_param_size(&params->list[i]);
         MH_TRY(need(file, path, params->list[i].name, MH_F32, size, &data));
         memcpy(params->value + params->list[i].offset, data, (size_t)size * sizeof(float));
@@ -128,7 +128,7 @@ typedef struct {
 static mh_status compare(comparison *c, const char *name, const float *got, int64_t n)
 {
     char full[128];
-    const void *data;
+    const void *data = NULL;
     snprintf(full, sizeof full, "expect.%s", name);
     MH_TRY(need(c->file, c->path, full, MH_F32, n, &data));
     const float *want = data;
