@@ -34,7 +34,7 @@ int cli_verify(int argc, char **argv)
     bool json = false;
     const cli_option options[] = {
         {"precision", "f32|bf16", "what to compute in (default f32); bf16 forces the expected choices",
-         CLI_STRING, &precision, 0, 0, false},
+         CLI_STRING, &precision_name, 0, 0, false},
         {"json", NULL, "print one JSON object", CLI_FLAG, &json, 0, 0, false},
     };
     const cli_usage usage = {
