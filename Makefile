@@ -15,7 +15,7 @@ check: deps-build layers all
 	$(TEST) build
 
 # From a Debian package of prose to a trained model that writes: about five minutes more.
-demo: deps-demo all
+demo: deps-build deps-demo all
 	tools/demo
 
 install:
@@ -50,7 +50,7 @@ docs: all
 	build/mhmoe config --markdown > docs/config.md
 
 deps-%:
-	tools/deps build $*
+	tools/deps $*
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:

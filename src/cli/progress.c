@@ -24,24 +24,22 @@ static int columns(void)
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : DEFAULT_COLUMNS;
 }
 
-/* "42 %  3.1M/s  1m 20s left  note" */
+/* " 42 %  3.1M/s  1m 20s left  note" */
 static void describe(char out[256], const cli_bar *bar, double done, double total, const char *note,
                      double now)
 {
-    char number[32], time[32];
-    double rate = (done - bar->first) / (now - bar->started);
-    int n = 0;
-    if (total > 0)
-        n += snprintf(out + n, 256 - n, "%3.0f %%  ", 100 * done / total);
-    else
-        n += snprintf(out + n, 256 - n, "%s  ", cli_count(done, number));
+    char count[32], time[32];
+    double seconds = now - bar->started, rate = (done - bar->first) / seconds;
+    int n = total > 0 ? snprintf(out, 256, "%3.0f %%", 100 * done / total)
+                      : snprintf(out, 256, "%s", cli_count(done, count));
     if (rate > 0)
-        n += snprintf(out + n, 256 - n, "%s/s  ", cli_count(rate, number));
+        n += snprintf(out + n, 256 - n, "  %s/s", cli_count(rate, count));
     if (rate > 0 && total > 0)
-        n += snprintf(out + n, 256 - n, "%s left  ", cli_duration((total - done) / rate, time));
+        n += snprintf(out + n, 256 - n, "  %s left", cli_duration((total - done) / rate, time));
     else
-        n += snprintf(out + n, 256 - n, "%s  ", cli_duration(now - bar->started, time));
-    snprintf(out + n, 256 - n, "%s", note != NULL ? note : "");
+        n += snprintf(out + n, 256 - n, "  %s", cli_duration(seconds, time));
+    if (note != NULL)
+        snprintf(out + n, 256 - n, "  %s", note);
 }
 
 static void draw(const char *what, const char *text, double share)

@@ -300,7 +300,9 @@ static mh_status run(builder *b, mh_build_result *result)
     MH_TRY(mh_folder_begin(b->aside, build->output));
     mh_status status = fill(b, result);
     if (status == MH_OK)
-        return mh_folder_commit(b->aside, build->output);
+        status = mh_folder_commit(b->aside, build->output);
+    if (status == MH_OK)
+        return MH_OK;
     mh_shard_abort(&b->shard[TRAIN]);
     mh_shard_abort(&b->shard[VALID]);
     char why[4096];

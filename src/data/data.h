@@ -36,7 +36,7 @@ typedef struct {
 
 typedef struct {
     int64_t documents, bytes, sample_bytes; /* in the corpus; and in the sample */
-    double bytes_per_token;                 /* on the hundredth of the sample that was not trained on */
+    double bytes_per_token; /* on lines not trained on, 1 in 100; on all where there are few */
     double seconds;
 } mh_tokenizer_trained;
 

@@ -22,18 +22,16 @@ enum { SPACE_SIGN_BYTES = 3 };
  * and its time grows faster than the length. */
 enum { SEGMENT = 4096 };
 
-/* A ModelProto message with these settings, put behind a file: where a protobuf field comes twice the last
- * one counts. So the file's own normalisation, which would lose text, is neither run nor even parsed
- * (SentencePiece trusts the compiled table in it), and the space before a text is left to us, who encode
- * texts in segments. */
-#define IDENTITY                                      \
-    "\x12\x00" /* precompiled_charsmap = "" */        \
-    "\x20\x00" /* remove_extra_whitespaces = false */ \
-    "\x28\x01" /* escape_whitespaces = true */
-static const char NO_DENORMALIZER[] =
-    "\x2a\x02\x12\x00";                               /* denormalizer_spec { precompiled_charsmap = "" } */
-static const char NORMALIZER[] = "\x1a\x06" IDENTITY; /* normalizer_spec { ... } */
-static const char NORMALIZER_NO_PREFIX[] = "\x1a\x08" IDENTITY "\x18\x00"; /* add_dummy_prefix = false */
+/* Protobuf messages put behind a model file: where a field comes twice the last one counts. So the file's own
+ * normalisation, which would lose text, is neither run nor even parsed (SentencePiece trusts the compiled
+ * table in it), and the space before a text can be left to us, who encode texts in segments. */
+#define NO_CHARSMAP     "\x12\x00" /* precompiled_charsmap = "" */
+#define NO_DUMMY_PREFIX "\x18\x00"
+#define KEEP_SPACES     "\x20\x00" /* remove_extra_whitespaces = false */
+#define ESCAPE_SPACES   "\x28\x01"
+static const char DENORMALIZER[] = "\x2a\x02" NO_CHARSMAP; /* denormalizer_spec, 2 bytes */
+static const char NORMALIZER[] = "\x1a\x06" NO_CHARSMAP KEEP_SPACES ESCAPE_SPACES;
+static const char PREFIXLESS[] = "\x1a\x08" NO_CHARSMAP KEEP_SPACES ESCAPE_SPACES NO_DUMMY_PREFIX;
 
 struct mh_tokenizer {
     std::string file;
@@ -99,7 +97,7 @@ void mh_ids_release(mh_ids *ids)
 
 /* ---- loading ---------------------------------------------------------------------------------------- */
 
-/* The text that piece `id` stands for, or why there is none. */
+/* Finds the text that piece `id` stands for. */
 static mh_status read_piece(mh_tokenizer *t, int id, const char *what)
 {
     const std::string &piece = t->processor.IdToPiece(id);
@@ -118,8 +116,9 @@ static mh_status read_piece(mh_tokenizer *t, int id, const char *what)
     if (t->processor.IsControl(id)) {
         surface = "";
     } else if (t->processor.IsUnknown(id)) {
-        surface = " \xe2\x81\x87 ";       /* U+2047, SentencePiece's own choice */
-    } else if (t->processor.IsByte(id)) { /* "<0x0A>": SentencePiece has checked the form */
+        surface = " \xe2\x81\x87 "; /* U+2047, SentencePiece's own choice */
+    } else if (t->processor.IsByte(id)) {
+        /* "<0x0A>": SentencePiece has checked the form */
         int byte = (int)strtol(piece.c_str() + 3, NULL, 16);
         t->byte_id[byte] = id;
         surface = (char)byte;
@@ -155,12 +154,10 @@ static mh_status probe(const mh_tokenizer *t, const char *what)
 static mh_status load(mh_tokenizer *t, const char *what)
 {
     sentencepiece::SentencePieceProcessor with_prefix;
-    std::string file = t->file + std::string(NO_DENORMALIZER, sizeof NO_DENORMALIZER - 1);
+    std::string file = t->file + std::string(DENORMALIZER, sizeof DENORMALIZER - 1);
     auto loaded = with_prefix.LoadFromSerializedProto(file + std::string(NORMALIZER, sizeof NORMALIZER - 1));
-    if (!loaded.ok())
-        return refused(what, reason(loaded));
-    loaded = t->processor.LoadFromSerializedProto(
-        file + std::string(NORMALIZER_NO_PREFIX, sizeof NORMALIZER_NO_PREFIX - 1));
+    if (loaded.ok())
+        loaded = t->processor.LoadFromSerializedProto(file + std::string(PREFIXLESS, sizeof PREFIXLESS - 1));
     if (!loaded.ok())
         return refused(what, reason(loaded));
 
