@@ -16,8 +16,7 @@
 extern "C" {
 #endif
 
-/* ---- failures as sentences -------------------------------------------------------------------------------
- */
+/* ---- failures as sentences ----------------------------------------------------------------------------- */
 
 /* Every function that can fail returns one of these; mh_message() then holds a full sentence. */
 #define MH_STATUS_LIST(X)                                 \
@@ -41,8 +40,7 @@ const char *mh_message(void);
 /* "0.1.0" */
 const char *mh_version(void);
 
-/* ---- text and tokens -------------------------------------------------------------------------------------
- */
+/* ---- text and tokens ----------------------------------------------------------------------------------- */
 
 /* A growing string. data is NUL-terminated once anything was added; {0} is empty. */
 typedef struct {
@@ -76,8 +74,7 @@ mh_status mh_tokenizer_encode(const mh_tokenizer *tokenizer, const char *text, s
 /* Appends the text of `count` ids; control pieces give nothing. decode(encode(x)) = x. */
 mh_status mh_tokenizer_decode(const mh_tokenizer *tokenizer, const int32_t *id, int64_t count, mh_text *text);
 
-/* ---- models ----------------------------------------------------------------------------------------------
- */
+/* ---- models -------------------------------------------------------------------------------------------- */
 
 typedef struct mh_model mh_model;
 
@@ -91,8 +88,7 @@ void mh_model_free(mh_model *model);
 int64_t mh_model_vocab(const mh_model *model);
 int64_t mh_model_context(const mh_model *model); /* the longest sequence, in tokens */
 
-/* ---- sessions: one timeline with its KV cache ------------------------------------------------------------
- */
+/* ---- sessions: one timeline with its KV cache ---------------------------------------------------------- */
 
 typedef struct mh_session mh_session;
 
@@ -111,8 +107,7 @@ mh_status mh_session_sync(mh_session *session, const int32_t *token, int64_t cou
 const float *mh_session_logits(const mh_session *session);
 int64_t mh_session_length(const mh_session *session);
 
-/* ---- sampling --------------------------------------------------------------------------------------------
- */
+/* ---- sampling ------------------------------------------------------------------------------------------ */
 
 /* How the next token is drawn: of the top_k most likely, the fewest that hold the share top_p. */
 typedef struct {
@@ -132,8 +127,7 @@ typedef struct {
 int32_t mh_sample(const mh_sampler *sampler, uint64_t index, const float *logits, int64_t vocab,
                   mh_candidate *work);
 
-/* ---- text from a prompt ----------------------------------------------------------------------------------
- */
+/* ---- text from a prompt -------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *prompt;

@@ -46,7 +46,7 @@ static void expect_file(const char *path, const char *text)
     mh_text_release(&got);
 }
 
-/* ---- status, arena, type ---- */
+/* ---- status, arena, type ------------------------------------------------------------------------------- */
 
 static void failures_are_sentences(void **state)
 {
@@ -118,7 +118,7 @@ static void types_have_names(void **state)
     assert_false(mh_type_from_name("f32", &type));
 }
 
-/* ---- random ---- */
+/* ---- random -------------------------------------------------------------------------------------------- */
 
 /* The vectors that Random123 publishes for philox4x32-10. */
 static void philox_is_the_published_one(void **state)
@@ -199,7 +199,7 @@ static void permutations_are_bijections(void **state)
         assert_true(abs(count[i] - STREAMS / PLACES) < 6 * 40);
 }
 
-/* ---- text ---- */
+/* ---- text ---------------------------------------------------------------------------------------------- */
 
 static void text_grows(void **state)
 {
@@ -250,7 +250,7 @@ static void numbers(void **state)
     assert_int_equal(i, 7);
 }
 
-/* ---- files ---- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 static void paths(void **state)
 {
@@ -443,7 +443,7 @@ static void machine(void **state)
     assert_true(mh_seconds() >= t);
 }
 
-/* ---- JSON ---- */
+/* ---- JSON ---------------------------------------------------------------------------------------------- */
 
 static void json(void **state)
 {
@@ -478,7 +478,7 @@ static void json(void **state)
     FAILS(MH_EFORMAT, "depth", mh_json_parse(&value, deep, sizeof deep, "deep.json"));
 }
 
-/* ---- YAML ---- */
+/* ---- YAML ---------------------------------------------------------------------------------------------- */
 
 static mh_status collect(void *context, const char *key, const char *value, int line)
 {
@@ -546,7 +546,7 @@ static void yaml_refusals_name_the_line(void **state)
     mh_text_release(&out);
 }
 
-/* ---- options ---- */
+/* ---- options ------------------------------------------------------------------------------------------- */
 
 typedef struct {
     int on, norm;
@@ -761,7 +761,7 @@ static void resuming_finds_conflicts(void **state)
     assert_string_equal(key, "model.rate");
 }
 
-/* ---- safetensors ---- */
+/* ---- safetensors --------------------------------------------------------------------------------------- */
 
 static const float weight[6] = {1, 2, 3, 4, 5, 6};
 static const uint16_t half[3] = {0x3f80, 0x4000, 0x4040};
@@ -950,7 +950,7 @@ static void reference_vectors_are_read(void **state)
     mh_tensors_close(t);
 }
 
-/* ---- progress ---- */
+/* ---- progress ------------------------------------------------------------------------------------------ */
 
 static void note_progress(void *context, const char *what, double done, double total, const char *note)
 {

@@ -90,7 +90,7 @@ static const char *real(const char *name)
     return path;
 }
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------------ */
+/* ---- UTF-8 --------------------------------------------------------------------------------------------- */
 
 static void test_clean(void **state)
 {
@@ -149,7 +149,7 @@ static void test_cut(void **state)
     free(text);
 }
 
-/* ---- the tokenizer ---------------------------------------------------------------------------------- */
+/* ---- the tokenizer ------------------------------------------------------------------------------------- */
 
 static void check_round_trip(const mh_tokenizer *t, const char *text, size_t length, const char *name)
 {
@@ -409,7 +409,7 @@ static void test_llama(void **state)
     mh_tokenizer_free(llama);
 }
 
-/* ---- corpora ---------------------------------------------------------------------------------------- */
+/* ---- corpora ------------------------------------------------------------------------------------------- */
 
 static struct archive *begin_archive(const char *path, int filter, bool tar)
 {
@@ -750,7 +750,7 @@ static void test_books(void **state)
     mh_corpus_close(corpus);
 }
 
-/* ---- shards ----------------------------------------------------------------------------------------- */
+/* ---- shards -------------------------------------------------------------------------------------------- */
 
 static void put_shard(const char *path, const mh_tokenizer *tokenizer, const int32_t *id, int64_t count)
 {
@@ -813,7 +813,7 @@ static void test_shard(void **state)
     free(back);
 }
 
-/* ---- building --------------------------------------------------------------------------------------- */
+/* ---- building ------------------------------------------------------------------------------------------ */
 
 static mh_status build_data(const char *const *inputs, int count, const char *output, double fraction,
                             mh_build_result *result)
@@ -978,7 +978,7 @@ static void test_build_refusals(void **state)
     assert_false(mh_path_exists("no.tmp"));
 }
 
-/* ---- batches ---------------------------------------------------------------------------------------- */
+/* ---- batches ------------------------------------------------------------------------------------------- */
 
 /* A data folder whose train part counts up from `first` in steps of 1, modulo VOCAB. */
 static void put_folder(const char *name, int64_t tokens, int32_t first)

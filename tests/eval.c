@@ -111,8 +111,7 @@ static void test_verify_can_fail(void **state)
     FAILS(MH_EIO, path, mh_verify(path, MH_PRECISION_F32, &r));
 }
 
-/* ---- perplexity ------------------------------------------------------------------------------------------
- */
+/* ---- perplexity ---------------------------------------------------------------------------------------- */
 
 /* The same numbers by products of other numbers of rows, in another order of summation. */
 #define SAME_SUMS 1e-5

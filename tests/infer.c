@@ -8,8 +8,7 @@
  * are summed: the bound of the reference vectors, which is about that too. */
 #define SAME_SUMS 1e-5
 
-/* ---- sessions --------------------------------------------------------------------------------------------
- */
+/* ---- sessions ------------------------------------------------------------------------------------------ */
 
 enum { LONG = 300 /* more than a session's block of a prompt */ };
 
@@ -105,8 +104,7 @@ static void session_refuses(void **state)
     mh_model_free(model);
 }
 
-/* ---- sampling --------------------------------------------------------------------------------------------
- */
+/* ---- sampling ------------------------------------------------------------------------------------------ */
 
 enum { DRAWS = 20000 };
 
@@ -191,8 +189,7 @@ static void sampler_edges(void **state)
     assert_int_equal(mh_sample(&narrow, 0, ties, 1, work), 0);
 }
 
-/* ---- generation ------------------------------------------------------------------------------------------
- */
+/* ---- generation ---------------------------------------------------------------------------------------- */
 
 /* A model that writes `script`, whose tokens all differ: token i has the embedding e_i, and the output
  * weights answer e_i with token i+1. */
@@ -376,8 +373,7 @@ static void generation_ends_with_the_context(void **state)
     mh_model_free(model);
 }
 
-/* ---- checkpoints -----------------------------------------------------------------------------------------
- */
+/* ---- checkpoints --------------------------------------------------------------------------------------- */
 
 static void save(const mh_model *model, const mh_tokenizer *tokenizer, const char *folder)
 {
@@ -607,8 +603,7 @@ static void newest_of_a_run(void **state)
     mh_model_free(model);
 }
 
-/* ---- import ----------------------------------------------------------------------------------------------
- */
+/* ---- import -------------------------------------------------------------------------------------------- */
 
 /* dim 8, hidden 12, 1 layer, 2 heads, 1 kv head, the tiny vocabulary, context 4; weight number i is i. */
 static size_t llama2c_file(float *data, bool apart)

@@ -21,7 +21,7 @@ static float random_value(int64_t index, uint64_t stream)
     return (float)mh_normal(SEED, stream, (uint64_t)index);
 }
 
-/* ---- rows -------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 
 /* Inputs, and outputs with a margin on either side that must stay as it was. */
 typedef struct {
@@ -308,7 +308,7 @@ static void adamw_formula(void **state)
     assert_true(fabs((double)w - (0.99 * 2 - 0.01 * mean / (1.5 * sqrt(square) + 1e-3))) < 1e-6);
 }
 
-/* ---- products ---------------------------------------------------------------------------------------- */
+/* ---- products ------------------------------------------------------------------------------------------ */
 
 /* A matrix in memory that is wider than it: stride = cols + PAD. */
 enum { PAD = 5, SPACE = 700 * 700 };
@@ -418,7 +418,7 @@ static void products_run_alone(void **state)
     assert_memory_equal(c[0], c[1], sizeof c[0]);
 }
 
-/* ---- the choice -------------------------------------------------------------------------------------- */
+/* ---- the choice ---------------------------------------------------------------------------------------- */
 
 static void the_choice(void **state)
 {

@@ -80,8 +80,7 @@ static void step_of(fixture *f)
     mh_backward(f->pass, f->model, &f->call, 1);
 }
 
-/* ---- configuration
- * ------------------------------------------------------------------------------------------ */
+/* ---- configuration ------------------------------------------------------------------------------------- */
 
 static void test_presets(void **state)
 {
@@ -147,8 +146,7 @@ static void test_config_json(void **state)
     json_decref(again);
 }
 
-/* ---- parity and FLOPs
- * ------------------------------------------------------------------------------------------ */
+/* ---- parity and FLOPs ---------------------------------------------------------------------------------- */
 
 static void test_parity(void **state)
 {
@@ -279,8 +277,7 @@ static void test_counts(void **state)
     unmake(&f);
 }
 
-/* ---- algebra of the layer
- * ----------------------------------------------------------------------------------------- */
+/* ---- algebra of the layer ------------------------------------------------------------------------------ */
 
 static float *param(fixture *f, const char *name)
 {
@@ -435,8 +432,7 @@ static void test_capacity_factor(void **state)
     unmake(&c);
 }
 
-/* ---- gradients
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- gradients ----------------------------------------------------------------------------------------- */
 
 /* Directional derivative along a random direction of each tensor (u of the gradient's signs, so that the
  * signal stands above f32 noise), choices held fixed. `sabotage` scales one tensor's gradient. Returns the
@@ -516,8 +512,7 @@ static void test_model_gradients(void **state)
         assert_true(gradient_error(variants[1], i, 1.01f) > gradient_bound);
 }
 
-/* ---- determinism
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- determinism --------------------------------------------------------------------------------------- */
 
 static void test_threads_give_equal_bits(void **state)
 {

@@ -5,7 +5,7 @@
 
 #include <omp.h>
 
-/* ---- gradients --------------------------------------------------------------------------------------- */
+/* ---- gradients ----------------------------------------------------------------------------------------- */
 
 static double loss_of(const subject *s, job *j)
 {
@@ -94,7 +94,7 @@ static void every_op_has_a_gradient(void **state)
     }
 }
 
-/* ---- bf16 against f32 -------------------------------------------------------------------------------- */
+/* ---- bf16 against f32 ---------------------------------------------------------------------------------- */
 
 static double distance(mh_mat a, mh_mat b, double base)
 {
@@ -134,7 +134,7 @@ static void half_precision(void **state)
         }
 }
 
-/* ---- equal bits for any number of threads ------------------------------------------------------------ */
+/* ---- equal bits for any number of threads -------------------------------------------------------------- */
 
 static void same_bytes(const subject *s, const char *what, int threads, mh_mat a, mh_mat b)
 {
@@ -172,7 +172,7 @@ static void threads(void **state)
     omp_set_num_threads(usual);
 }
 
-/* ---- algebra ----------------------------------------------------------------------------------------- */
+/* ---- algebra ------------------------------------------------------------------------------------------- */
 
 /* A job without a subject: memory and numbers for the tests below. */
 static job bench(mh_type type)

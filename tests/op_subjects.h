@@ -9,7 +9,7 @@
 
 enum { SEED = 20241116, INPUTS = 4, OUTPUTS = 4 };
 
-/* ---- a job: one operation with its inputs, outputs and gradients ------------------------------------- */
+/* ---- a job: one operation with its inputs, outputs and gradients --------------------------------------- */
 
 /* The loss is sum(y * dy). Gradients that are added to start from BASE, which is taken off again; the others
  * start from nonsense that must not survive. */
@@ -122,7 +122,7 @@ static double value(mh_mat m, int64_t i)
     return (double)x;
 }
 
-/* ---- the subjects ------------------------------------------------------------------------------------ */
+/* ---- the subjects -------------------------------------------------------------------------------------- */
 
 static void make_linear(job *j)
 {

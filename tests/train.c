@@ -81,7 +81,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- recipes ------------------------------------------------------------------------------------ */
+/* ---- recipes ------------------------------------------------------------------------------------------- */
 
 static void set(mh_recipe *recipe, const char *assignment)
 {
@@ -195,7 +195,7 @@ static void identity_ignores_what_may_change(void **state)
     assert_string_not_equal(before, after);
 }
 
-/* ---- schedule ----------------------------------------------------------------------------------- */
+/* ---- schedule ------------------------------------------------------------------------------------------ */
 
 static void schedules_pass_through_their_points(void **state)
 {
@@ -225,7 +225,7 @@ static void schedules_pass_through_their_points(void **state)
     assert_true(mh_schedule_rate(&c, 1) == 1);
 }
 
-/* ---- AdamW -------------------------------------------------------------------------------------- */
+/* ---- AdamW --------------------------------------------------------------------------------------------- */
 
 static mh_model *create_model(mh_precision precision)
 {
@@ -363,7 +363,7 @@ static void a_gradient_that_is_not_finite_changes_nothing(void **state)
     mh_model_free(model);
 }
 
-/* ---- metrics ------------------------------------------------------------------------------------ */
+/* ---- metrics ------------------------------------------------------------------------------------------- */
 
 static void metrics_go_on_after_a_kill(void **state)
 {
@@ -475,7 +475,7 @@ static void event_files_have_the_format(void **state)
     mh_text_release(&file);
 }
 
-/* ---- whole runs --------------------------------------------------------------------------------- */
+/* ---- whole runs ---------------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t stop_at; /* raise the flag in this step */

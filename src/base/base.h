@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* ---- status.c: failures as sentences ---------------------------------------------------------------- */
+/* ---- status.c: failures as sentences ------------------------------------------------------------------- */
 
 /* Stores the formatted sentence for mh_message() and returns `status`. */
 mh_status mh_fail(mh_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -31,7 +31,7 @@ const char *mh_status_text(mh_status status);
             return mh_try_status;         \
     } while (0)
 
-/* ---- arena.c: memory measured and carved by the same function --------------------------------------- */
+/* ---- arena.c: memory measured and carved by the same function ------------------------------------------ */
 
 /* With base NULL an arena only counts; mh_take then returns NULL. */
 typedef struct {
@@ -48,7 +48,7 @@ void *mh_take(mh_arena *arena, size_t bytes);
 mh_status mh_arena_init(mh_arena *arena, size_t bytes, const char *what);
 void mh_arena_release(mh_arena *arena);
 
-/* ---- type.c: element types -------------------------------------------------------------------------- */
+/* ---- type.c: element types ----------------------------------------------------------------------------- */
 
 typedef enum { MH_F32, MH_BF16, MH_I32, MH_TYPES } mh_type;
 
@@ -56,7 +56,7 @@ size_t mh_type_size(mh_type type);
 const char *mh_type_name(mh_type type); /* safetensors' names: "F32", "BF16", "I32" */
 bool mh_type_from_name(const char *name, mh_type *type);
 
-/* ---- random.c: numbers that are a function of (seed, stream, index); Philox 4x32-10 ----------------- */
+/* ---- random.c: numbers that are a function of (seed, stream, index); Philox 4x32-10 -------------------- */
 
 /* Streams keep uses apart: what the number is for, at which step (36 bits), in which layer (24 bits). */
 typedef enum {
@@ -75,7 +75,7 @@ double mh_normal(uint64_t seed, uint64_t stream, uint64_t index);  /* mean 0, va
 /* A permutation of [0, n): where `i` goes under (seed, stream). Needs no memory. n >= 1. */
 uint64_t mh_permute(uint64_t seed, uint64_t stream, uint64_t n, uint64_t i);
 
-/* ---- text.c: a growing string ----------------------------------------------------------------------- */
+/* ---- text.c: a growing string -------------------------------------------------------------------------- */
 
 /* mh_text and mh_text_release are public: see mhmoe.h. */
 mh_status mh_text_add(mh_text *text, const void *data, size_t length);
@@ -88,7 +88,7 @@ int mh_text_distance(const char *a, const char *b);
 bool mh_text_to_int(const char *text, int64_t *value);
 bool mh_text_to_double(const char *text, double *value); /* finite only */
 
-/* ---- file.c: paths, whole files, files that appear only when complete, memory maps ------------------ */
+/* ---- file.c: paths, whole files, files that appear only when complete, memory maps --------------------- */
 
 #define MH_PATH 4096
 
@@ -127,7 +127,7 @@ typedef struct {
 mh_status mh_map_open(mh_map *map, const char *path);
 void mh_map_close(mh_map *map);
 
-/* ---- folder.c: folders that appear only when complete ----------------------------------------------- */
+/* ---- folder.c: folders that appear only when complete -------------------------------------------------- */
 
 /* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
  * file in it, renames it to `path` and syncs the parent. An existing `path` is replaced. */
@@ -135,7 +135,7 @@ mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
 mh_status mh_folder_commit(const char *aside, const char *path);
 mh_status mh_remove_tree(const char *path); /* a missing path is fine */
 
-/* ---- lock.c: one holder at a time ------------------------------------------------------------------- */
+/* ---- lock.c: one holder at a time ---------------------------------------------------------------------- */
 
 /* An exclusive lock file naming pid and host of its holder; released by the system if the process dies.
  * A held lock fails with MH_ESTATE and names the holder. */
@@ -147,7 +147,7 @@ typedef struct {
 mh_status mh_lock_take(mh_lock *lock, const char *path);
 void mh_lock_release(mh_lock *lock);
 
-/* ---- machine.c: hashes, memory and time ------------------------------------------------------------- */
+/* ---- machine.c: hashes, memory and time ---------------------------------------------------------------- */
 
 /* Hash of bytes (XXH3, 64 bit), used for checksums and identities; as 16 lower-case hex digits in text. */
 uint64_t mh_hash(const void *data, size_t bytes);
@@ -158,7 +158,7 @@ size_t mh_memory_available(void);
 size_t mh_memory_peak(void); /* peak resident size of this process */
 double mh_seconds(void);
 
-/* ---- json.c: jansson behind limits ------------------------------------------------------------------ */
+/* ---- json.c: jansson behind limits --------------------------------------------------------------------- */
 
 /* Parses one JSON value; `what` names the source in errors. The caller owns *json (json_decref). */
 mh_status mh_json_parse(json_t **json, const char *data, size_t length, const char *what);
@@ -166,7 +166,7 @@ mh_status mh_json_read(json_t **json, const char *path); /* a file of at most 64
 mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out);
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
 
-/* ---- yaml.c: libyaml as a list of dotted keys ------------------------------------------------------- */
+/* ---- yaml.c: libyaml as a list of dotted keys ---------------------------------------------------------- */
 
 /* Calls each("moe.experts", "8", line) for every scalar of a nested mapping, in order of appearance. A
  * sequence of scalars becomes one value joined by ", ". Aliases, tags, duplicate keys, several documents and
@@ -174,7 +174,7 @@ mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside 
 typedef mh_status mh_yaml_each(void *context, const char *key, const char *value, int line);
 mh_status mh_yaml_read(const char *path, const char *data, size_t length, mh_yaml_each *each, void *context);
 
-/* ---- options.c: one table of settings, many readers ------------------------------------------------- */
+/* ---- options.c: one table of settings, many readers ---------------------------------------------------- */
 
 typedef enum {
     MH_OPTION_BOOL,
@@ -242,7 +242,7 @@ bool mh_options_conflict(const mh_options *options, const void *was, const void 
 mh_status mh_options_markdown(const mh_options *options, mh_text *out);
 mh_status mh_options_help(const mh_options *options, mh_text *out);
 
-/* ---- safetensors.c: named tensors in a file --------------------------------------------------------- */
+/* ---- safetensors.c: named tensors in a file ------------------------------------------------------------ */
 
 #define MH_TENSOR_RANK 4
 
@@ -271,7 +271,7 @@ const char *mh_tensors_meta(const mh_tensors *tensors, const char *key);       /
  * checksum of the data ("xxh3" in the metadata), aside and renamed. */
 mh_status mh_tensors_write(const char *path, const mh_tensor *tensors, int count, const json_t *meta);
 
-/* ---- progress.c: what long work tells its caller ------------------------------------------------------ */
+/* ---- progress.c: what long work tells its caller ------------------------------------------------------- */
 
 /* report(context, "encoding", done, total, note): total 0 when unknown, note may be NULL. report itself may
  * be NULL. */

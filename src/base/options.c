@@ -11,7 +11,7 @@ static void *field(const mh_section *section, const mh_option *row, const void *
     return (char *)config + section->offset + row->offset;
 }
 
-/* ---- one value ---- */
+/* ---- one value ----------------------------------------------------------------------------------------- */
 
 /* Choice number `index` as a pointer into "rmsnorm|layernorm" and a length; false past the last. */
 static bool choice_at(const mh_option *row, int index, const char **name, int *length)
@@ -156,7 +156,7 @@ static mh_status refuse(const mh_option *row, const char *key, const char *text,
     return status;
 }
 
-/* ---- keys ---- */
+/* ---- keys ---------------------------------------------------------------------------------------------- */
 
 static bool find(const mh_options *options, const char *key, const mh_section **section,
                  const mh_option **row)
@@ -229,7 +229,7 @@ void mh_options_defaults(const mh_options *options, void *config)
         }
 }
 
-/* ---- YAML ---- */
+/* ---- YAML ---------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const mh_options *options;
@@ -289,7 +289,7 @@ mh_status mh_options_write_yaml(const mh_options *options, const void *config, m
     return MH_OK;
 }
 
-/* ---- JSON ---- */
+/* ---- JSON ---------------------------------------------------------------------------------------------- */
 
 json_t *mh_section_to_json(const mh_section *section, const void *config)
 {
@@ -374,7 +374,7 @@ mh_status mh_section_from_json(const mh_section *section, void *config, const js
     return MH_OK;
 }
 
-/* ---- comparison and documents ---- */
+/* ---- comparison and documents -------------------------------------------------------------------------- */
 
 static bool same(const mh_option *row, const void *a, const void *b)
 {

@@ -34,7 +34,7 @@ static size_t bytes_of(const mh_tensor *tensor)
     return (size_t)mh_tensor_elements(tensor) * mh_type_size(tensor->type);
 }
 
-/* ---- reading ---- */
+/* ---- reading ------------------------------------------------------------------------------------------- */
 
 /* Sets rank and shape; false for anything that is not a shape of less than 2^60 elements. */
 static bool read_shape(mh_tensor *tensor, const json_t *shape)
@@ -228,7 +228,7 @@ const char *mh_tensors_meta(const mh_tensors *tensors, const char *key)
     return json_string_value(json_object_get(json_object_get(tensors->header, METADATA), key));
 }
 
-/* ---- writing ---- */
+/* ---- writing ------------------------------------------------------------------------------------------- */
 
 /* Calls in the order of the file: wide types first, so that every tensor is aligned for its type. */
 typedef mh_status visit(void *context, const mh_tensor *tensor);

@@ -6,7 +6,7 @@
 
 enum { CLI_OK = 0, CLI_FAILURE = 1, CLI_USAGE = 2 };
 
-/* ---- main.c: the table of commands, each in the file of its name ---------------------------------- */
+/* ---- main.c: the table of commands, each in the file of its name --------------------------------------- */
 
 typedef struct {
     const char *name, *summary;
@@ -30,7 +30,7 @@ int cli_import(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_config(int argc, char **argv);
 
-/* ---- parse.c: argp fed from small tables ---------------------------------------------------------- */
+/* ---- parse.c: argp fed from small tables --------------------------------------------------------------- */
 
 typedef enum { CLI_FLAG, CLI_STRING, CLI_INT, CLI_FLOAT, CLI_LIST } cli_type;
 
@@ -70,12 +70,12 @@ int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments
  * for MH_OK. */
 int cli_report(mh_status status);
 
-/* ---- precision.c: --precision f32|bf16 ------------------------------------------------------------ */
+/* ---- precision.c: --precision f32|bf16 ----------------------------------------------------------------- */
 
 /* What the option's text means. Returns -1 to go on, or the exit code after telling what is wrong. */
 int cli_precision(const char *name, mh_precision *precision);
 
-/* ---- progress.c: a bar on a terminal, plain lines elsewhere --------------------------------------- */
+/* ---- progress.c: a bar on a terminal, plain lines elsewhere -------------------------------------------- */
 
 /* For anything longer than two seconds; shows share, rate and time left. Use as mh_progress.report with a
  * cli_bar as its context. */
@@ -90,13 +90,13 @@ void cli_bar_init(cli_bar *bar);
 void cli_bar_report(void *bar, const char *what, double done, double total, const char *note);
 void cli_bar_clear(cli_bar *bar); /* before anything else is printed to stderr, and at the end */
 
-/* ---- signals.c: Ctrl-C ---------------------------------------------------------------------------- */
+/* ---- signals.c: Ctrl-C --------------------------------------------------------------------------------- */
 
 /* The first SIGINT or SIGTERM sets *flag, the second ends the process at once with the signal's default
  * action. */
 const volatile int *cli_catch_signals(void);
 
-/* ---- print.c: numbers as people read them --------------------------------------------------------- */
+/* ---- print.c: numbers as people read them -------------------------------------------------------------- */
 
 const char *cli_bytes(double bytes, char out[32]);      /* "1.5 GiB" */
 const char *cli_count(double count, char out[32]);      /* "12.3M" */

@@ -13,7 +13,7 @@
 #    include <oneapi/dnnl/dnnl.h>
 #endif
 
-/* ---- what is here ---- */
+/* ---- what is here -------------------------------------------------------------------------------------- */
 
 /* The processor's name as Linux tells it; empty where it does not. */
 static void processor_name(char name[128])
@@ -64,7 +64,7 @@ static json_t *facts(void)
                      "memory_available", (json_int_t)mh_memory_available(), "libraries", libraries());
 }
 
-/* ---- self-checks: each returns a relative error ---- */
+/* ---- self-checks: each returns a relative error -------------------------------------------------------- */
 
 enum { LENGTH = 1000 /* of rows: no multiple of a vector */, ROWS = 18 /* that run_rows fills */ };
 
@@ -258,7 +258,7 @@ static json_t *run_checks(bool *passed)
     return list;
 }
 
-/* ---- printing ---- */
+/* ---- printing ------------------------------------------------------------------------------------------ */
 
 static void print_text(const json_t *all)
 {

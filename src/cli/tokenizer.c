@@ -8,7 +8,7 @@
 /* Text and ids for encode and decode are held in memory. */
 static const size_t INPUT_LIMIT = (size_t)1 << 30;
 
-/* ---- train ------------------------------------------------------------------------------------------ */
+/* ---- train --------------------------------------------------------------------------------------------- */
 
 static int train(const mh_tokenizer_training *training, const char *output, bool json)
 {
@@ -75,7 +75,7 @@ static int run_train(int argc, char **argv)
     return train(&training, output, json);
 }
 
-/* ---- encode and decode ------------------------------------------------------------------------------ */
+/* ---- encode and decode --------------------------------------------------------------------------------- */
 
 /* Prints the ids of a text, or the text of ids. */
 typedef mh_status convert(const mh_tokenizer *tokenizer, const mh_text *input);

@@ -29,7 +29,7 @@ struct mh_batches {
     char tokenizer[MH_PATH];
 };
 
-/* ---- opening ---------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------- */
 
 static char *trimmed(char *text)
 {
@@ -202,7 +202,7 @@ void mh_batches_close(mh_batches *batches)
     free(batches);
 }
 
-/* ---- what there is ---------------------------------------------------------------------------------- */
+/* ---- what there is ------------------------------------------------------------------------------------- */
 
 int mh_batches_vocab(const mh_batches *batches)
 {
@@ -234,7 +234,7 @@ double mh_batches_bytes_per_token(const mh_batches *batches)
     return (double)batches->bytes / (double)batches->tokens;
 }
 
-/* ---- sequences -------------------------------------------------------------------------------------- */
+/* ---- sequences ----------------------------------------------------------------------------------------- */
 
 void mh_batches_in_order(const mh_batches *b, int64_t index, int32_t *token, int32_t *target,
                          int32_t *first_key)

@@ -41,7 +41,7 @@ typedef struct {
     int64_t count, capacity;
 } builder;
 
-/* ---- the split -------------------------------------------------------------------------------------- */
+/* ---- the split ----------------------------------------------------------------------------------------- */
 
 /* Counts documents, up to FEW_DOCUMENTS, and the bytes if there are fewer. */
 static mh_status survey(builder *b)
@@ -88,7 +88,7 @@ static side side_of(const builder *b, const mh_document *document)
     return x < b->build->valid_fraction ? VALID : TRAIN;
 }
 
-/* ---- pieces ----------------------------------------------------------------------------------------- */
+/* ---- pieces -------------------------------------------------------------------------------------------- */
 
 static mh_status add_piece(builder *b, text_piece piece)
 {
@@ -184,7 +184,7 @@ static mh_status encode_all(builder *b)
     return mh_corpus_check(b->corpus);
 }
 
-/* ---- the folder ------------------------------------------------------------------------------------- */
+/* ---- the folder ---------------------------------------------------------------------------------------- */
 
 static const char *const shard_names[SIDES] = {"train.tokens", "valid.tokens"};
 

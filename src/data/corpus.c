@@ -22,7 +22,7 @@ struct mh_corpus {
     mh_text worst; /* name of the stream with most invalid bytes */
 };
 
-/* ---- streams ---------------------------------------------------------------------------------------- */
+/* ---- streams ------------------------------------------------------------------------------------------- */
 
 /* Reads until `want` bytes stand in raw from `taken` on, or to the end of the stream. */
 static mh_status fill(mh_corpus *c, size_t want)
@@ -68,7 +68,7 @@ static mh_status end_stream(mh_corpus *c)
     return mh_text_printf(&c->worst, "%s", mh_source_name(c->source));
 }
 
-/* ---- documents -------------------------------------------------------------------------------------- */
+/* ---- documents ----------------------------------------------------------------------------------------- */
 
 /* Makes c->text of raw bytes: valid UTF-8, lines ended by \n alone. */
 static mh_status set_text(mh_corpus *c, const char *raw, size_t length)
@@ -193,7 +193,7 @@ mh_status mh_corpus_next(mh_corpus *c, mh_document *document, bool *end)
         (long long)mh_corpus_where(c).skipped);
 }
 
-/* ---- the whole -------------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
 
 mh_status mh_corpus_open(mh_corpus **corpus, const char *const *paths, int count)
 {

@@ -4,7 +4,7 @@
 
 #include "base/base.h"
 
-/* ---- tokenizer.cc: SentencePiece behind a C face ---------------------------------------------------- */
+/* ---- tokenizer.cc: SentencePiece behind a C face ------------------------------------------------------- */
 
 /* Loading, encoding and decoding are public: see mhmoe.h. A model must give every text back: one without byte
  * pieces is refused, and a normalisation stored in it is not applied. Encoding is lossless for all valid
@@ -24,7 +24,7 @@ mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *te
 /* The bytes that one id adds in the middle of a text (streaming); a byte piece gives one byte. */
 mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text);
 
-/* ---- tokenizer_train.cc: a tokenizer out of a sample of text ---------------------------------------- */
+/* ---- tokenizer_train.cc: a tokenizer out of a sample of text ------------------------------------------- */
 
 typedef struct {
     const char *const *inputs;
@@ -45,7 +45,7 @@ typedef struct {
 mh_status mh_tokenizer_train(const mh_tokenizer_training *training, const char *path,
                              const mh_progress *progress, mh_tokenizer_trained *result);
 
-/* ---- utf8.c: valid text, and where to cut it -------------------------------------------------------- */
+/* ---- utf8.c: valid text, and where to cut it ----------------------------------------------------------- */
 
 /* Adds `text` to `out`, replacing every invalid sequence by U+FFFD (maximal subparts, as Unicode recommends)
  * and adding the bytes so replaced to `invalid`. NUL bytes count as invalid. */
@@ -57,7 +57,7 @@ mh_status mh_utf8_clean(const char *text, size_t length, mh_text *out, int64_t *
 #define MH_CUT_REACH 65536
 size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
 
-/* ---- source.c: streams of bytes out of files, folders and tars, decompressed ----------------------- */
+/* ---- source.c: streams of bytes out of files, folders and tars, decompressed --------------------------- */
 
 /* A stream over what `paths` hold: files, folders (walked in byte order of their names, without following
  * links) or tars, each also compressed by gzip, xz, zstd or bzip2, known by content. In folders and tars,
@@ -78,7 +78,7 @@ const char *mh_source_name(const mh_source *source); /* "books.tar.xz:a/b.md" */
 /* Bytes of files consumed so far, their total, and the number of files passed over for their names. */
 double mh_source_where(const mh_source *source, double *total, int64_t *skipped);
 
-/* ---- corpus.c: documents out of streams of text ----------------------------------------------------- */
+/* ---- corpus.c: documents out of streams of text -------------------------------------------------------- */
 
 /* The documents of a source: a .txt or .md is one, and each line of a .jsonl (its string "text", or else
  * "content"). A byte order mark is dropped, \r\n becomes \n, empty documents are left out. Memory is bounded:
@@ -111,7 +111,7 @@ mh_corpus_state mh_corpus_where(const mh_corpus *corpus);
 /* Fails when more than 0.1 % of the bytes seen were invalid, naming the file with the most. */
 mh_status mh_corpus_check(const mh_corpus *corpus);
 
-/* ---- shard.c: token files --------------------------------------------------------------------------- */
+/* ---- shard.c: token files ------------------------------------------------------------------------------ */
 
 #define MH_SHARD_MAGIC   "MHTOKENS"
 #define MH_SHARD_VERSION 1
@@ -150,7 +150,7 @@ mh_status mh_shard_put(mh_shard_writer *writer, const int32_t *id, int64_t count
 mh_status mh_shard_commit(mh_shard_writer *writer);
 void mh_shard_abort(mh_shard_writer *writer); /* harmless after commit */
 
-/* ---- build.c: `mhmoe data build` -------------------------------------------------------------------- */
+/* ---- build.c: `mhmoe data build` ----------------------------------------------------------------------- */
 
 typedef struct {
     const char *tokenizer;
@@ -173,7 +173,7 @@ typedef struct {
  * there instead, and valid_documents counts these blocks. Memory is bounded. `result` may be NULL. */
 mh_status mh_data_build(const mh_build *build, const mh_progress *progress, mh_build_result *result);
 
-/* ---- batches.c: packed sequences in an order that is a function of the seed ------------------------- */
+/* ---- batches.c: packed sequences in an order that is a function of the seed ---------------------------- */
 
 typedef struct mh_batches mh_batches;
 

@@ -24,7 +24,7 @@ struct mh_source {
     int64_t skipped;
 };
 
-/* ---- the walk over files ---------------------------------------------------------------------------- */
+/* ---- the walk over files ------------------------------------------------------------------------------- */
 
 static bool ends_in(const char *name, size_t length, const char *suffix)
 {
@@ -104,7 +104,7 @@ static mh_status next_path(mh_source *s, const FTSENT **found)
     }
 }
 
-/* ---- files and entries of tars ---------------------------------------------------------------------- */
+/* ---- files and entries of tars ------------------------------------------------------------------------- */
 
 static mh_status archive_failed(struct archive *a, const char *name)
 {
@@ -222,7 +222,7 @@ mh_status mh_source_read(mh_source *s, void *block, size_t size, size_t *got)
     return MH_OK;
 }
 
-/* ---- the whole -------------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
 
 const char *mh_source_name(const mh_source *source)
 {

@@ -95,7 +95,7 @@ void mh_ids_release(mh_ids *ids)
     ids->count = ids->capacity = 0;
 }
 
-/* ---- loading ---------------------------------------------------------------------------------------- */
+/* ---- loading ------------------------------------------------------------------------------------------- */
 
 /* Finds the text that piece `id` stands for. */
 static mh_status read_piece(mh_tokenizer *t, int id, const char *what)
@@ -210,7 +210,7 @@ void mh_tokenizer_free(mh_tokenizer *tokenizer)
     delete tokenizer;
 }
 
-/* ---- what it is ------------------------------------------------------------------------------------- */
+/* ---- what it is ---------------------------------------------------------------------------------------- */
 
 int mh_tokenizer_vocab(const mh_tokenizer *tokenizer)
 {
@@ -238,7 +238,7 @@ const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer, size_t *bytes)
     return tokenizer->file.data();
 }
 
-/* ---- encoding --------------------------------------------------------------------------------------- */
+/* ---- encoding ------------------------------------------------------------------------------------------ */
 
 mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *text, size_t length, bool start,
                                    mh_ids *ids)
@@ -277,7 +277,7 @@ mh_status mh_tokenizer_encode(const mh_tokenizer *tokenizer, const char *text, s
     return mh_tokenizer_encode_part(tokenizer, text, length, true, ids);
 }
 
-/* ---- decoding --------------------------------------------------------------------------------------- */
+/* ---- decoding ------------------------------------------------------------------------------------------ */
 
 mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text)
 {

@@ -4,8 +4,7 @@
 
 #include "infer/infer.h"
 
-/* ---- perplexity.c
- * -------------------------------------------------------------------------------------------------- */
+/* ---- perplexity.c -------------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t documents, tokens, bytes; /* tokens predicted, </s> of each document included; bytes of text */
@@ -26,8 +25,7 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
 mh_status mh_eval_batches(const mh_model *model, mh_pass *pass, const mh_batches *batches, int64_t sequences,
                           bool mask_documents, const mh_progress *progress, mh_perplexity *result);
 
-/* ---- verify.c: reference vectors
- * ------------------------------------------------------------------------------------ */
+/* ---- verify.c: reference vectors ----------------------------------------------------------------------- */
 
 typedef struct {
     char name[128];

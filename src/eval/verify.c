@@ -10,8 +10,7 @@
  * a model. */
 static const double bound_f32 = 1e-5, bound_bf16 = 3e-2;
 
-/* ---- settings and weights out of the file ---------------------------------------------------------------
- */
+/* ---- settings and weights out of the file -------------------------------------------------------------- */
 
 typedef struct {
     const char *meta, *option;
@@ -114,8 +113,7 @@ static mh_status load_weights(const mh_params *params, const mh_tensors *file, c
     return MH_OK;
 }
 
-/* ---- comparing --------------------------------------------------------------------------------------------
- */
+/* ---- comparing ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     const mh_tensors *file;
@@ -172,8 +170,7 @@ static mh_status begin_result(mh_verify_result *result, const mh_tensors *file)
     return result->tensor ? MH_OK : mh_fail(MH_EMEMORY, "no memory for a list of tensors");
 }
 
-/* ---- one layer
- * ---------------------------------------------------------------------------------------------- */
+/* ---- one layer ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     mh_ffn ffn;
@@ -271,8 +268,7 @@ static mh_status verify_layer(comparison *c, mh_precision precision)
     return status;
 }
 
-/* ---- a decoder
- * ------------------------------------------------------------------------------------------------ */
+/* ---- a decoder ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     mh_model *model;
@@ -395,8 +391,7 @@ static mh_status verify_decoder(comparison *c, mh_precision precision)
     return status;
 }
 
-/* ---- a file
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- a file -------------------------------------------------------------------------------------------- */
 
 mh_status mh_verify(const char *path, mh_precision precision, mh_verify_result *result)
 {

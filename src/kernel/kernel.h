@@ -5,7 +5,7 @@
 
 #include "base/base.h"
 
-/* ---- isa.c: which instruction set is used ------------------------------------------------------------ */
+/* ---- isa.c: which instruction set is used -------------------------------------------------------------- */
 
 /* Each includes the ones before it. */
 typedef enum { MH_ISA_PORTABLE, MH_ISA_AVX2, MH_ISA_AVX512, MH_ISA_AVX512_BF16, MH_ISA_AMX, MH_ISAS } mh_isa;
@@ -18,7 +18,7 @@ mh_isa mh_isa_best(void); /* what processor and system offer */
 mh_isa mh_isa_now(void);  /* what is used: the lower of mh_isa_best() and MHMOE_ISA */
 const char *mh_isa_name(mh_isa isa);
 
-/* ---- rows.c: loops over one row of f32 --------------------------------------------------------------- */
+/* ---- rows.c: loops over one row of f32 ----------------------------------------------------------------- */
 
 /* Factors of one AdamW update that are alike for all elements. */
 typedef struct {
@@ -67,7 +67,7 @@ typedef struct {
 const mh_rows *mh_rows_now(void);
 const mh_rows *mh_rows_of(mh_isa isa);
 
-/* ---- gemm_portable.c, gemm_onednn.c: one tile of a matrix product ------------------------------------ */
+/* ---- gemm_portable.c, gemm_onednn.c: one tile of a matrix product -------------------------------------- */
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n], or added to C. Row-major; element (i,j) of a stored matrix is at i*ld + j.
  * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has f32 C: this is the weight

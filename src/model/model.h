@@ -5,8 +5,7 @@
 #include "data/data.h"
 #include "op/op.h"
 
-/* ---- config.c: what a model is
- * --------------------------------------------------------------------------------- */
+/* ---- config.c: what a model is ------------------------------------------------------------------------- */
 
 typedef enum { MH_SWIGLU, MH_GELU } mh_activation;
 typedef enum { MH_ROUTER_LINEAR, MH_ROUTER_XMOE_CODE } mh_router_kind;
@@ -55,8 +54,7 @@ int64_t mh_config_head_dim(const mh_config *config);
 json_t *mh_config_to_json(const mh_config *config);
 mh_status mh_config_from_json(mh_config *config, const json_t *json, const char *where); /* resolved */
 
-/* ---- params.c: the parameter registry
- * ---------------------------------------------------------------------------- */
+/* ---- params.c: the parameter registry ------------------------------------------------------------------ */
 
 enum {
     MH_DECAY = 1,   /* weight decay applies: matrices, not norms and biases */
@@ -114,8 +112,7 @@ float *mh_param_grad(const mh_params *params, int index);         /* NULL for in
 const float *mh_param_vector(const mh_params *params, int index); /* a bias or norm, f32; NULL for index -1 */
 void mh_params_refresh(const mh_params *params, const struct mh_ops *ops); /* bf16 copies from the masters */
 
-/* ---- attention.c: the attention half of a block ---------------------------------------------------------
- */
+/* ---- attention.c: the attention half of a block -------------------------------------------------------- */
 
 /* Indices into the registry. */
 typedef struct {
@@ -145,8 +142,7 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
                       mh_attention_pass *pass, mh_attention_back *back, mh_mat dx, mh_mat dout, mh_mat x,
                       const mh_attention *shape, const int32_t *position, const float *rotary);
 
-/* ---- router.c, experts.c, moe.c: one feed-forward layer, dense or MoE
- * -------------------------------------- */
+/* ---- router.c, experts.c, moe.c: one feed-forward layer, dense or MoE ---------------------------------- */
 
 #define MH_XMOE_DIM 16 /* width r that X-MoE's router reduces to, in the authors' code */
 
@@ -206,8 +202,7 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
 void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                     mh_ffn_back *back, mh_mat din, mh_mat dout, mh_mat in, const int64_t *begin);
 
-/* ---- model.c, layout.c: the decoder
- * ------------------------------------------------------------------------------------------ */
+/* ---- model.c, layout.c: the decoder -------------------------------------------------------------------- */
 
 /* x += attention(norm(x)); x += ffn(norm(x)) */
 typedef struct {
@@ -314,8 +309,7 @@ double mh_pass_balance(const mh_pass *pass);
 /* First layer whose output of the last forward holds a NaN or infinity; -1 for the output layer or none. */
 int64_t mh_pass_find_nan(const mh_pass *pass);
 
-/* ---- flops.c: the one place where FLOPs are counted
- * -------------------------------------------------------------- */
+/* ---- flops.c: the one place where FLOPs are counted ---------------------------------------------------- */
 
 /* Floating-point operations of one token's forward (multiply-adds doubled), over the whole model. Attention
  * is causal over sequences of the given length: a token sees (T+1)/2 keys on average. Backward costs twice
@@ -334,8 +328,7 @@ typedef struct {
 
 mh_counts mh_count_params(const mh_config *config);
 
-/* ---- parity.c: FLOPs- and parameter-matched layers (paper B; spec section 2)
- * ------------------------------------- */
+/* ---- parity.c: FLOPs- and parameter-matched layers (paper B; spec section 2) --------------------------- */
 
 typedef struct {
     int64_t dim, layers, experts, ffn_dim, top_k; /* the baseline SMoE: E, f, k0 */
@@ -356,8 +349,7 @@ typedef struct {
 mh_status mh_parity_solve(const mh_parity_baseline *baseline, int64_t heads, int64_t top_k,
                           mh_parity_plan *plan);
 
-/* ---- checkpoint.c: weights, configuration and tokenizer in a folder, in Hugging Face's manner
- * --------------------------- */
+/* ---- checkpoint.c: weights, configuration and tokenizer in a folder, in Hugging Face's manner ---------- */
 
 /* Writes config.json, model.safetensors and, if given, tokenizer.model into an existing folder (the caller
  * makes it appear at once). */
@@ -377,8 +369,7 @@ mh_status mh_checkpoint_weights(mh_model *model, const char *folder);
 /* A checkpoint may also be named by its run folder: then its newest is meant. */
 mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH]);
 
-/* ---- llama2c.c: import of llama2.c's format
- * ------------------------------------------------------------------------------ */
+/* ---- llama2c.c: import of llama2.c's format ------------------------------------------------------------ */
 
 /* Reads a version-0 file (dim, hidden, layers, heads, kv heads, vocabulary, context; f32) and writes a
  * checkpoint folder. llama2.c turns neighbouring pairs; rows of q and k are reordered for our half-split

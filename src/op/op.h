@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-/* ---- mat.c: matrices of rows ------------------------------------------------------------------------- */
+/* ---- mat.c: matrices of rows --------------------------------------------------------------------------- */
 
 /* rows x cols elements of `type`, row r starting at element r*ld. A value: copy it, slice it. p NULL: absent.
  */
@@ -37,7 +37,7 @@ typedef struct {
 
 int mh_threads(void); /* the most threads a parallel region will have */
 
-/* ---- plan.c: the dispatch plan ----------------------------------------------------------------------- */
+/* ---- plan.c: the dispatch plan ------------------------------------------------------------------------- */
 
 /* A stable counting sort of (row, choice) pairs by expert. Every use of routing is a loop over these arrays.
  * Dispatched row i, in [begin[e], begin[e+1]) for expert e, is a copy of routed row source[i];
@@ -65,7 +65,7 @@ typedef struct {
 
 mh_load mh_plan_load(const mh_plan *plan);
 
-/* ---- attention.c: shapes of a call ------------------------------------------------------------------- */
+/* ---- attention.c: shapes of a call --------------------------------------------------------------------- */
 
 /* Queries of sequence b are rows [b*rows, (b+1)*rows) of q, at positions past .. past+rows-1; its keys are
  * rows [b*capacity, (b+1)*capacity) of k and v, of which the first past+rows are visible (causally). In
@@ -80,7 +80,7 @@ typedef struct {
 
 size_t mh_attention_scratch(int64_t capacity, int head_dim);
 
-/* ---- the table of operations ------------------------------------------------------------------------- */
+/* ---- the table of operations --------------------------------------------------------------------------- */
 
 typedef enum { MH_NORM_RMS, MH_NORM_LAYER } mh_norm_kind;
 
@@ -176,7 +176,7 @@ struct mh_ops {
 /* ops.c: the operations of this processor, on the kernels that src/kernel chose. */
 const struct mh_ops *mh_cpu_ops(void);
 
-/* ---- shared by the files of op, and of no use elsewhere ---------------------------------------------- */
+/* ---- shared by the files of op, and of no use elsewhere ------------------------------------------------ */
 
 /* mh_cpu_NAME_fwd, mh_cpu_NAME_bwd and mh_cpu_NAME: the entries of the table. */
 #define MH_OP_DECLARE_PAIR(name, forward, backward) \

@@ -68,7 +68,7 @@ bool mh_state_exists(const char *run)
     return count > 0;
 }
 
-/* ---- moments: two tensors for each parameter, NAME.m and NAME.v --------------------------------- */
+/* ---- moments: two tensors for each parameter, NAME.m and NAME.v ---------------------------------------- */
 
 enum { MOMENT_NAME = sizeof((mh_param *)0)->name + 2 };
 
@@ -135,7 +135,7 @@ static mh_status read_moments(const mh_model *model, mh_optimizer *optimizer, co
     return status;
 }
 
-/* ---- trainer_state.json ------------------------------------------------------------------------- */
+/* ---- trainer_state.json -------------------------------------------------------------------------------- */
 
 static json_t *number(double value)
 {
@@ -215,7 +215,7 @@ static mh_status read_state(mh_trainer_state *state, const char *folder)
     return status;
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
 
 mh_status mh_state_save(const char *run, const mh_recipe *recipe, const mh_model *model,
                         const mh_tokenizer *tokenizer, const mh_optimizer *optimizer,

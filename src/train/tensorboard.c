@@ -15,7 +15,7 @@ struct mh_events {
     uint32_t crc[256];
 };
 
-/* ---- TFRecord: length u64, its masked CRC-32C, data, its masked CRC-32C ------------------------- */
+/* ---- TFRecord: length u64, its masked CRC-32C, data, its masked CRC-32C -------------------------------- */
 
 static void make_crc_table(uint32_t table[256])
 {
@@ -55,7 +55,7 @@ static mh_status write_record(mh_events *events, const uint8_t *data, size_t byt
     return MH_OK;
 }
 
-/* ---- protocol buffers --------------------------------------------------------------------------- */
+/* ---- protocol buffers ---------------------------------------------------------------------------------- */
 
 /* A message under construction. Its callers' fields fit by their bounds. */
 typedef struct {

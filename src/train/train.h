@@ -4,7 +4,7 @@
 
 #include "eval/eval.h"
 
-/* ---- recipe.c: everything a run is told --------------------------------------------------------- */
+/* ---- recipe.c: everything a run is told ---------------------------------------------------------------- */
 
 typedef enum { MH_SCHEDULE_COSINE, MH_SCHEDULE_LINEAR, MH_SCHEDULE_WSD } mh_schedule_kind;
 
@@ -52,13 +52,13 @@ mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17]);
  * may not change when the run is resumed. */
 mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path);
 
-/* ---- schedule.c --------------------------------------------------------------------------------- */
+/* ---- schedule.c ---------------------------------------------------------------------------------------- */
 
 /* Learning rate of update `step` (from 1). Linear warm-up to rate; then cosine or linear to min_rate at
  * `steps`; WSD keeps the rate and falls linearly to min_rate over its last decay_steps. */
 double mh_schedule_rate(const mh_train_config *config, int64_t step);
 
-/* ---- optimizer.c: AdamW over the parameter registry --------------------------------------------- */
+/* ---- optimizer.c: AdamW over the parameter registry ---------------------------------------------------- */
 
 typedef struct {
     float *m, *v; /* [params.elements], laid out like params.value */
@@ -76,7 +76,7 @@ double mh_optimizer_step(mh_optimizer *optimizer, mh_model *model, const mh_trai
 /* The first parameter whose gradient holds a NaN or infinity, or -1. */
 int mh_optimizer_find_nan(const mh_model *model);
 
-/* ---- step.c: one update ------------------------------------------------------------------------- */
+/* ---- step.c: one update -------------------------------------------------------------------------------- */
 
 /* All that an update works on. Recipe, model and batches must outlive it. */
 typedef struct {
@@ -109,7 +109,7 @@ mh_status mh_step_check(const mh_step *step, int64_t number, const char *what, d
 /* Bytes a run of a resolved recipe will take: parameters, gradients, moments, activations, evaluation. */
 size_t mh_train_bytes(const mh_recipe *recipe);
 
-/* ---- state.c: a training checkpoint, RUN/checkpoints/step-000100 -------------------------------- */
+/* ---- state.c: a training checkpoint, RUN/checkpoints/step-000100 --------------------------------------- */
 
 /* What a run needs besides weights and moments to go on; a function of recipe and data alone, so that a
  * resumed run writes the same bytes. */
@@ -136,13 +136,13 @@ bool mh_state_exists(const char *run);
 /* Removes all but the newest `keep` checkpoints (0: keeps all), and what an interrupted write left. */
 mh_status mh_state_prune(const char *run, int64_t keep);
 
-/* ---- card.c ------------------------------------------------------------------------------------- */
+/* ---- card.c -------------------------------------------------------------------------------------------- */
 
 /* README.md of a checkpoint: what the model is, how good, how to use it, and how it was made. */
 mh_status mh_card_write(const mh_recipe *recipe, const mh_model *model, const mh_trainer_state *state,
                         const char *folder);
 
-/* ---- tensorboard.c: event files ----------------------------------------------------------------- */
+/* ---- tensorboard.c: event files ------------------------------------------------------------------------ */
 
 typedef struct mh_events mh_events;
 
@@ -152,7 +152,7 @@ mh_status mh_events_scalar(mh_events *events, const char *tag, int64_t step, dou
 mh_status mh_events_flush(mh_events *events);
 void mh_events_close(mh_events *events);
 
-/* ---- metrics.c: the log of a run, metrics.jsonl and TensorBoard --------------------------------- */
+/* ---- metrics.c: the log of a run, metrics.jsonl and TensorBoard ---------------------------------------- */
 
 /* One line. The means are over the updates since the line before; at step 0, and only there, there are none
  * and `loss` is NaN. */
@@ -178,7 +178,7 @@ mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step);
 mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log);
 void mh_metrics_close(mh_metrics *metrics);
 
-/* ---- trainer.c: the loop ------------------------------------------------------------------------ */
+/* ---- trainer.c: the loop ------------------------------------------------------------------------------- */
 
 /* Told before the first step. */
 typedef struct {

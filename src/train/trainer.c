@@ -51,7 +51,7 @@ static void tell(const trainer *t, const char *format, ...)
         t->watch->message(t->watch->context, sentence);
 }
 
-/* ---- the log ------------------------------------------------------------------------------------ */
+/* ---- the log ------------------------------------------------------------------------------------------- */
 
 /* The means since the last line; NaN where nothing was trained yet. */
 static mh_train_log log_of(const trainer *t)
@@ -125,7 +125,7 @@ static mh_status checkpoint(trainer *t)
     return MH_OK;
 }
 
-/* ---- the loop ----------------------------------------------------------------------------------- */
+/* ---- the loop ------------------------------------------------------------------------------------------ */
 
 static bool due(int64_t step, int64_t every)
 {
@@ -170,7 +170,7 @@ static mh_status loop(trainer *t)
     return MH_OK;
 }
 
-/* ---- making ready ------------------------------------------------------------------------------- */
+/* ---- making ready -------------------------------------------------------------------------------------- */
 
 /* Opens the data and resolves the recipe, which takes its vocabulary from there. */
 static mh_status open_data(trainer *t)
