@@ -2,10 +2,6 @@
 PREFIX ?= /usr/local
 TEST = ctest --output-on-failure --test-dir
 
-# Where other work shares the processors, OpenMP's waiting threads must not spin on them: it makes us several times
-# slower. Where none does, this costs little.
-export OMP_WAIT_POLICY ?= passive
-
 all:
 	cmake --preset release >/dev/null
 	cmake --build build

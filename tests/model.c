@@ -402,7 +402,7 @@ static void test_inner_residual(void **state)
     fixture a = make(plain, MH_PRECISION_F32, 2, 16), b = make(with, MH_PRECISION_F32, 2, 16);
     loss_of(&a);
     loss_of(&b);
-    const float *ya = a.pass->branch.p, *yb = b.pass->branch.p, *head = b.pass->blocks[0].ffn.head.p;
+    const float *ya = a.pass->branch.p, *yb = b.pass->branch.p, *head = b.pass->blocks[0].ffn.v.head.p;
     float sum[2 * 16 * 32];
     for (int i = 0; i < 2 * 16 * 32; i++)
         sum[i] = ya[i] + head[i];

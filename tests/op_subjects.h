@@ -347,6 +347,7 @@ static void make_probabilities(job *j)
 static void make_gates(job *j)
 {
     make_probabilities(j);
+    j->added[0] = false;
     output(j, j->rows, TOP_K, MH_F32);
 }
 

@@ -6,12 +6,12 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
                     mh_mat out, mh_mat in, const int64_t *begin)
 {
     int groups = begin == NULL ? 1 : (int)ffn->moe.experts;
-    mh_mat up = mh_mat_rows(pass->up, 0, in.rows), act = mh_mat_rows(pass->act, 0, in.rows);
+    mh_mat up = mh_mat_rows(pass->v.up, 0, in.rows), act = mh_mat_rows(pass->v.act, 0, in.rows);
 
     ops->linear_fwd(up, in, mh_param_work(params, ffn->up), mh_param_vector(params, ffn->up_bias), begin,
                     groups);
     if (ffn->activation == MH_SWIGLU) {
-        mh_mat gate = mh_mat_rows(pass->gate, 0, in.rows);
+        mh_mat gate = mh_mat_rows(pass->v.gate, 0, in.rows);
         ops->linear_fwd(gate, in, mh_param_work(params, ffn->gate), mh_param_vector(params, ffn->gate_bias),
                         begin, groups);
         ops->swiglu_fwd(act, gate, up);
@@ -26,13 +26,13 @@ void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
                     mh_ffn_back *back, mh_mat din, mh_mat dout, mh_mat in, const int64_t *begin)
 {
     int groups = begin == NULL ? 1 : (int)ffn->moe.experts;
-    mh_mat up = mh_mat_rows(pass->up, 0, in.rows), act = mh_mat_rows(pass->act, 0, in.rows);
-    mh_mat dup = mh_mat_rows(back->up, 0, in.rows), dact = mh_mat_rows(back->act, 0, in.rows);
+    mh_mat up = mh_mat_rows(pass->v.up, 0, in.rows), act = mh_mat_rows(pass->v.act, 0, in.rows);
+    mh_mat dup = mh_mat_rows(back->d.up, 0, in.rows), dact = mh_mat_rows(back->d.act, 0, in.rows);
 
     ops->linear_bwd(dact, false, mh_param_grad(params, ffn->down), mh_param_grad(params, ffn->down_bias),
                     dout, act, mh_param_work(params, ffn->down), begin, groups);
     if (ffn->activation == MH_SWIGLU) {
-        mh_mat gate = mh_mat_rows(pass->gate, 0, in.rows), dgate = mh_mat_rows(back->gate, 0, in.rows);
+        mh_mat gate = mh_mat_rows(pass->v.gate, 0, in.rows), dgate = mh_mat_rows(back->d.gate, 0, in.rows);
         ops->swiglu_bwd(dgate, dup, dact, gate, up);
         ops->linear_bwd(din, false, mh_param_grad(params, ffn->gate), mh_param_grad(params, ffn->gate_bias),
                         dgate, in, mh_param_work(params, ffn->gate), begin, groups);

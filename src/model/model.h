@@ -158,25 +158,29 @@ typedef struct {
 
 void mh_ffn_register(mh_ffn *ffn, mh_params *params, const char *prefix);
 
-/* What one forward leaves for its backward. */
+/* The matrices of a layer, as values (v) or as gradients of these (d). */
 typedef struct {
-    mh_mat head;           /* [N, D] output of the head layer */
-    mh_mat wide;           /* f32 [S, s] the router's input (bf16 runs) */
-    mh_mat reduced, embed; /* X-MoE: f32 [S, r], normalised [E, r] */
-    float *embed_norm;
-    mh_mat prob; /* f32 [S, E] */
-    mh_plan plan;
+    mh_mat head;                   /* [N, D] output of the head layer */
+    mh_mat wide;                   /* f32 [S, s] the router's input (bf16 runs) */
+    mh_mat reduced, embed;         /* X-MoE: f32 [S, r], normalised [E, r] */
+    mh_mat prob;                   /* f32 [S, E] */
     mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] three times, [S*K, s] */
     mh_mat combined;               /* [N, D], before the merge layer */
-    double balance;                /* the balance loss of this forward */
-    const int32_t *forced;         /* choices to use in place of the router's own, or NULL */
+} mh_ffn_mats;
+
+/* What one forward leaves for its backward. */
+typedef struct {
+    mh_ffn_mats v;
+    float *embed_norm; /* [E], X-MoE */
+    mh_plan plan;
+    double balance;        /* the balance loss of this forward */
+    const int32_t *forced; /* choices to use in place of the router's own, or NULL */
 } mh_ffn_pass;
 
 /* Buffers of a backward, shared by all layers of a kind. */
 typedef struct {
-    mh_mat combined, out, act, gate, up, in, head; /* gradients of their forward twins */
-    mh_mat prob, wide, reduced, embed, embed_stored;
-    float *gates;
+    mh_ffn_mats d;
+    float *gates; /* [S*K] */
 } mh_ffn_back;
 
 void mh_ffn_layout(const mh_ffn *ffn, mh_ffn_pass *pass, mh_arena *arena, int64_t rows, mh_type type);

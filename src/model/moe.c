@@ -119,62 +119,49 @@ static int64_t expert_rows(const mh_ffn *f, int64_t rows)
     return f->moe.experts ? rows * f->moe.heads * f->moe.top_k : rows;
 }
 
-void mh_ffn_layout(const mh_ffn *f, mh_ffn_pass *pass, mh_arena *arena, int64_t rows, mh_type type)
+static void mats_layout(const mh_ffn *f, mh_ffn_mats *mats, mh_arena *arena, int64_t rows, mh_type type)
 {
     const mh_moe_config *m = &f->moe;
     int64_t inner = expert_rows(f, rows);
-    pass->up = mh_take_mat(arena, inner, m->ffn_dim, type);
-    pass->act = mh_take_mat(arena, inner, m->ffn_dim, type);
+    mats->up = mh_take_mat(arena, inner, m->ffn_dim, type);
+    mats->act = mh_take_mat(arena, inner, m->ffn_dim, type);
     if (f->activation == MH_SWIGLU)
-        pass->gate = mh_take_mat(arena, inner, m->ffn_dim, type);
+        mats->gate = mh_take_mat(arena, inner, m->ffn_dim, type);
     if (!m->experts)
         return;
 
     int64_t routed = rows * m->heads, s = f->dim / m->heads;
     if (m->head == MH_ON)
-        pass->head = mh_take_mat(arena, rows, f->dim, type);
+        mats->head = mh_take_mat(arena, rows, f->dim, type);
     if (type != MH_F32)
-        pass->wide = mh_take_mat(arena, routed, s, MH_F32);
+        mats->wide = mh_take_mat(arena, routed, s, MH_F32);
     if (m->router == MH_ROUTER_XMOE_CODE) {
-        pass->reduced = mh_take_mat(arena, routed, MH_XMOE_DIM, MH_F32);
-        pass->embed = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
-        pass->embed_norm = mh_take(arena, (size_t)m->experts * sizeof(float));
+        mats->reduced = mh_take_mat(arena, routed, MH_XMOE_DIM, MH_F32);
+        mats->embed = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
     }
-    pass->prob = mh_take_mat(arena, routed, m->experts, MH_F32);
-    mh_plan_layout(&pass->plan, arena, routed, (int)m->experts, (int)m->top_k);
-    pass->in = mh_take_mat(arena, inner, s, type);
-    pass->out = mh_take_mat(arena, inner, s, type);
+    mats->prob = mh_take_mat(arena, routed, m->experts, MH_F32);
+    mats->in = mh_take_mat(arena, inner, s, type);
+    mats->out = mh_take_mat(arena, inner, s, type);
     if (m->merge == MH_ON)
-        pass->combined = mh_take_mat(arena, rows, f->dim, type);
+        mats->combined = mh_take_mat(arena, rows, f->dim, type);
+}
+
+void mh_ffn_layout(const mh_ffn *f, mh_ffn_pass *pass, mh_arena *arena, int64_t rows, mh_type type)
+{
+    const mh_moe_config *m = &f->moe;
+    mats_layout(f, &pass->v, arena, rows, type);
+    if (!m->experts)
+        return;
+    mh_plan_layout(&pass->plan, arena, rows * m->heads, (int)m->experts, (int)m->top_k);
+    if (m->router == MH_ROUTER_XMOE_CODE)
+        pass->embed_norm = mh_take(arena, (size_t)m->experts * sizeof(float));
 }
 
 void mh_ffn_layout_back(const mh_ffn *f, mh_ffn_back *back, mh_arena *arena, int64_t rows, mh_type type)
 {
-    const mh_moe_config *m = &f->moe;
-    int64_t inner = expert_rows(f, rows);
-    back->up = mh_take_mat(arena, inner, m->ffn_dim, type);
-    back->act = mh_take_mat(arena, inner, m->ffn_dim, type);
-    if (f->activation == MH_SWIGLU)
-        back->gate = mh_take_mat(arena, inner, m->ffn_dim, type);
-    if (!m->experts)
-        return;
-
-    int64_t routed = rows * m->heads, s = f->dim / m->heads;
-    if (m->head == MH_ON)
-        back->head = mh_take_mat(arena, rows, f->dim, type);
-    if (type != MH_F32)
-        back->wide = mh_take_mat(arena, routed, s, MH_F32);
-    if (m->router == MH_ROUTER_XMOE_CODE) {
-        back->reduced = mh_take_mat(arena, routed, MH_XMOE_DIM, MH_F32);
-        back->embed = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
-        back->embed_stored = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
-    }
-    back->prob = mh_take_mat(arena, routed, m->experts, MH_F32);
-    back->gates = mh_take(arena, (size_t)inner * sizeof(float));
-    back->in = mh_take_mat(arena, inner, s, type);
-    back->out = mh_take_mat(arena, inner, s, type);
-    if (m->merge == MH_ON)
-        back->combined = mh_take_mat(arena, rows, f->dim, type);
+    mats_layout(f, &back->d, arena, rows, type);
+    if (f->moe.experts)
+        back->gates = mh_take(arena, (size_t)expert_rows(f, rows) * sizeof(float));
 }
 
 /* Rows an expert may take: the authors' C = k ceil(S/E), times the factor; 0 for no limit. */
@@ -194,7 +181,7 @@ static mh_mat first_rows(mh_mat m, int64_t rows)
 /* The router's input in f32: the sub-tokens themselves, or their copy in a bf16 run. */
 static mh_mat router_input(const mh_ffn_pass *pass, mh_mat rows)
 {
-    return rows.type == MH_F32 ? rows : first_rows(pass->wide, rows.rows);
+    return rows.type == MH_F32 ? rows : first_rows(pass->v.wide, rows.rows);
 }
 
 static void route(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
@@ -203,7 +190,7 @@ static void route(const mh_ffn *f, const mh_params *params, const struct mh_ops 
     const mh_moe_config *m = &f->moe;
     mh_plan *plan = &pass->plan;
     int k = (int)m->top_k;
-    mh_mat prob = first_rows(pass->prob, rows.rows), input = router_input(pass, rows);
+    mh_mat prob = first_rows(pass->v.prob, rows.rows), input = router_input(pass, rows);
     if (rows.type != MH_F32)
         ops->cast(input, rows);
     mh_router_fwd(f, params, ops, pass, prob, input);
@@ -225,9 +212,9 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
         mh_experts_fwd(f, params, ops, pass, y, x, NULL);
         return;
     }
-    mh_mat head = x, combined = m->merge == MH_ON ? first_rows(pass->combined, x.rows) : y;
+    mh_mat head = x, combined = m->merge == MH_ON ? first_rows(pass->v.combined, x.rows) : y;
     if (m->head == MH_ON) {
-        head = first_rows(pass->head, x.rows);
+        head = first_rows(pass->v.head, x.rows);
         ops->linear_fwd(head, x, mh_param_work(params, f->head_weight), mh_param_vector(params, f->head_bias),
                         NULL, 1);
     }
@@ -235,7 +222,7 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
     route(f, params, ops, pass, rows);
 
     int64_t kept = pass->plan.begin[m->experts];
-    mh_mat in = first_rows(pass->in, kept), out = first_rows(pass->out, kept);
+    mh_mat in = first_rows(pass->v.in, kept), out = first_rows(pass->v.out, kept);
     ops->dispatch_fwd(in, rows, &pass->plan);
     mh_experts_fwd(f, params, ops, pass, out, in, pass->plan.begin);
     ops->combine_fwd(mh_mat_split(combined, (int)m->heads), out, &pass->plan);
@@ -255,16 +242,15 @@ static void route_bwd(const mh_ffn *f, const mh_params *params, const struct mh_
     const mh_moe_config *m = &f->moe;
     const mh_plan *plan = &pass->plan;
     int k = (int)m->top_k;
-    mh_mat prob = first_rows(pass->prob, rows.rows), dprob = first_rows(back->prob, rows.rows);
+    mh_mat prob = first_rows(pass->v.prob, rows.rows), dprob = first_rows(back->d.prob, rows.rows);
 
-    memset(dprob.p, 0, (size_t)(dprob.rows * dprob.cols) * sizeof(float));
     ops->gates_bwd(dprob, back->gates, prob, plan->choice, k, m->renormalize);
     ops->balance_bwd(dprob, (float)(balance_scale * m->balance_weight), plan->choice, k);
     ops->softmax_bwd(dprob, dprob, prob);
     if (rows.type == MH_F32) {
         mh_router_bwd(f, params, ops, pass, back, drows, true, dprob, rows);
     } else {
-        mh_mat dwide = first_rows(back->wide, rows.rows);
+        mh_mat dwide = first_rows(back->d.wide, rows.rows);
         mh_router_bwd(f, params, ops, pass, back, dwide, false, dprob, router_input(pass, rows));
         ops->add(drows, drows, dwide);
     }
@@ -278,20 +264,20 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
         mh_experts_bwd(f, params, ops, pass, back, dx, dy, x, NULL);
         return;
     }
-    mh_mat head = m->head == MH_ON ? first_rows(pass->head, x.rows) : x;
-    mh_mat dhead = m->head == MH_ON ? first_rows(back->head, x.rows) : dx;
+    mh_mat head = m->head == MH_ON ? first_rows(pass->v.head, x.rows) : x;
+    mh_mat dhead = m->head == MH_ON ? first_rows(back->d.head, x.rows) : dx;
     mh_mat dcombined = dy;
     if (m->merge == MH_ON) {
-        dcombined = first_rows(back->combined, x.rows);
+        dcombined = first_rows(back->d.combined, x.rows);
         ops->linear_bwd(dcombined, false, mh_param_grad(params, f->merge_weight),
-                        mh_param_grad(params, f->merge_bias), dy, first_rows(pass->combined, x.rows),
+                        mh_param_grad(params, f->merge_bias), dy, first_rows(pass->v.combined, x.rows),
                         mh_param_work(params, f->merge_weight), NULL, 1);
     }
     mh_mat rows = mh_mat_split(head, (int)m->heads), drows = mh_mat_split(dhead, (int)m->heads);
 
     int64_t kept = pass->plan.begin[m->experts];
-    mh_mat in = first_rows(pass->in, kept), out = first_rows(pass->out, kept);
-    mh_mat din = first_rows(back->in, kept), dout = first_rows(back->out, kept);
+    mh_mat in = first_rows(pass->v.in, kept), out = first_rows(pass->v.out, kept);
+    mh_mat din = first_rows(back->d.in, kept), dout = first_rows(back->d.out, kept);
     ops->combine_bwd(dout, back->gates, mh_mat_split(dcombined, (int)m->heads), out, &pass->plan);
     mh_experts_bwd(f, params, ops, pass, back, din, dout, in, pass->plan.begin);
     ops->dispatch_bwd(drows, din, &pass->plan);

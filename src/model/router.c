@@ -13,10 +13,10 @@ void mh_router_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_o
         ops->linear_fwd(logits, rows, mh_param_value(params, ffn->router), NULL, NULL, 1);
         return;
     }
-    mh_mat reduced = mh_mat_rows(pass->reduced, 0, rows.rows);
+    mh_mat reduced = mh_mat_rows(pass->v.reduced, 0, rows.rows);
     ops->linear_fwd(reduced, rows, mh_param_value(params, ffn->router_reduce), NULL, NULL, 1);
-    ops->normalize_fwd(pass->embed, pass->embed_norm, mh_param_value(params, ffn->router_embed), xmoe_eps);
-    ops->linear_fwd(logits, reduced, pass->embed, NULL, NULL, 1);
+    ops->normalize_fwd(pass->v.embed, pass->embed_norm, mh_param_value(params, ffn->router_embed), xmoe_eps);
+    ops->linear_fwd(logits, reduced, pass->v.embed, NULL, NULL, 1);
 }
 
 void mh_router_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
@@ -27,15 +27,15 @@ void mh_router_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_o
                         mh_param_value(params, ffn->router), NULL, 1);
         return;
     }
-    mh_mat reduced = mh_mat_rows(pass->reduced, 0, rows.rows),
-           dreduced = mh_mat_rows(back->reduced, 0, rows.rows);
+    mh_mat reduced = mh_mat_rows(pass->v.reduced, 0, rows.rows),
+           dreduced = mh_mat_rows(back->d.reduced, 0, rows.rows);
     mh_mat stored = mh_param_value(params, ffn->router_embed);
     mh_mat grad = mh_mat_of(mh_param_grad(params, ffn->router_embed), stored.rows, stored.cols, MH_F32);
 
-    memset(back->embed.p, 0, (size_t)(back->embed.rows * back->embed.cols) * sizeof(float));
-    ops->linear_bwd(dreduced, false, back->embed.p, NULL, dlogits, reduced, pass->embed, NULL, 1);
-    ops->normalize_bwd(back->embed_stored, back->embed, pass->embed, pass->embed_norm, xmoe_eps);
-    ops->add(grad, grad, back->embed_stored);
+    memset(back->d.embed.p, 0, (size_t)(back->d.embed.rows * back->d.embed.cols) * sizeof(float));
+    ops->linear_bwd(dreduced, false, back->d.embed.p, NULL, dlogits, reduced, pass->v.embed, NULL, 1);
+    ops->normalize_bwd(back->d.embed, back->d.embed, pass->v.embed, pass->embed_norm, xmoe_eps);
+    ops->add(grad, grad, back->d.embed);
     ops->linear_bwd(drows, add, mh_param_grad(params, ffn->router_reduce), NULL, dreduced, rows,
                     mh_param_value(params, ffn->router_reduce), NULL, 1);
 }

@@ -110,14 +110,13 @@ typedef struct {
  *            is its backward.
  * embedding  y_n = w[token_n]; dw[token_n] += dy_n. Tokens are valid.
  * softmax    of each row, f32, in place allowed (p = logits); dlogits = p (dp - sum p dp), in place allowed.
- * gates      gate[r,c] = p[r, choice[r,c]], divided by its row's sum if renormalize (never for K = 1);
- *            backward adds to dp.
+ * gates      gate[r,c] = p[r, choice[r,c]], divided by its row's sum if renormalize (never for K = 1).
  * balance    returns aux = E sum_e f_e P_e (GShard), f_e the share of rows whose first choice is e and P_e
  *            the mean of p's column e; backward adds weight*daux/dp to dp.
  * dispatch   y[i] = x[source[i]] for i < begin[E]; dx[r] = sum_c dy[slot[r,c]].
  * combine    y[r] = sum_c gate[r,c] x[slot[r,c]] over kept choices; dx[slot] = gate dy[r],
  *            dgate[r,c] = dy[r].x[slot] (0 if dropped).
- * normalize  y_r = x_r / max(|x_r|, eps); stat [N] keeps the divisor. f32.
+ * normalize  y_r = x_r / max(|x_r|, eps); stat [N] keeps the divisor. f32; backward in place (dx = dy) too.
  * loss       y = x w^T (never whole), nll[n] = -log softmax(y_n)[target_n]; target -1 is skipped and gives
  *            0. With dx.p set, also dx = scale * d(sum nll)/dx and dw += scale * d(sum nll)/dw. logits: f32
  *            work space of any number of rows >= 1, V columns; dlogits: the same in x's type (only with dx).

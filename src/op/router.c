@@ -2,6 +2,8 @@
 #include "kernel/kernel.h"
 #include "op/op.h"
 
+#include <string.h>
+
 /* p = exp(l - max l) / sum */
 void mh_cpu_softmax_fwd(mh_mat p, mh_mat logits)
 {
@@ -72,18 +74,20 @@ void mh_cpu_gates_fwd(float *gate, mh_mat p, const int32_t *choice, int top_k, b
     }
 }
 
-/* dp_c += (dg_c - sum_j dg_j g_j) / s where s is a sum of p, else dp_c += dg_c */
+/* dp_c = (dg_c - sum_j dg_j g_j) / s where s is a sum of p, else dp_c = dg_c; 0 where not chosen */
 void mh_cpu_gates_bwd(mh_mat dp, const float *dgate, mh_mat p, const int32_t *choice, int top_k,
                       bool renormalize)
 {
+#pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
     for (int64_t r = 0; r < p.rows; r++) {
         const float *row = mh_mat_row(p, r);
         float *out = mh_mat_row(dp, r), s = divisor(row, choice + r * top_k, top_k, renormalize), mean = 0;
+        memset(out, 0, (size_t)dp.cols * sizeof *out);
         if (renormalize && top_k > 1)
             for (int64_t c = r * top_k; c < (r + 1) * top_k; c++)
                 mean += dgate[c] * row[choice[c]] / s;
         for (int64_t c = r * top_k; c < (r + 1) * top_k; c++)
-            out[choice[c]] += (dgate[c] - mean) / s;
+            out[choice[c]] = (dgate[c] - mean) / s;
     }
 }
 
