@@ -37,7 +37,7 @@ static mh_status add_domain(mh_text *out, const mh_option *row)
     case MH_OPTION_BOOL:
         return mh_text_printf(out, "true or false");
     case MH_OPTION_INT:
-        if (row->max >= 0x1p53)
+        if (row->max >= 0x1p53 - 1) /* no limit but that of doubles */
             return mh_text_printf(out, "a whole number of at least %.15g", row->min);
         return mh_text_printf(out, "a whole number from %.15g to %.15g", row->min, row->max);
     case MH_OPTION_FLOAT:

@@ -32,11 +32,30 @@ static void show_validation(const mh_train_log *log)
             log->valid_perplexity, log->valid_bits_per_byte);
 }
 
+static void show_training(const mh_train_log *log)
+{
+    char tokens[32], speed[32], flops[32], memory[32], left[32];
+    fprintf(stderr,
+            "  %s tokens  loss %.4f  perplexity %.2f  balance %.3f  gradient %.2f  rate %.2e  %s tokens/s  "
+            "%s FLOP/s  %s  %s left",
+            cli_count((double)log->tokens, tokens), log->loss, log->perplexity, log->balance, log->grad_norm,
+            log->rate, cli_count(log->tokens_per_second, speed), cli_count(log->flops_per_second, flops),
+            cli_bytes(log->memory, memory), cli_duration(log->seconds_left, left));
+}
+
+static void show_load(const mh_train_log *log)
+{
+    fputs("\n  experts", stderr);
+    for (int i = 0; i < log->moe_layers; i++)
+        fprintf(stderr, "%s layer %lld: entropy %.3f, largest %.1f %%, dropped %.1f %%", i > 0 ? ";" : "",
+                (long long)log->moe_layer[i], log->load[i].entropy, 100 * log->load[i].largest,
+                100 * log->load[i].dropped);
+}
+
 /* Lines for a file; above a bar only what it does not show. */
 static void show_log(void *context, const mh_train_log *log)
 {
     view *v = context;
-    char speed[32], flops[32], left[32];
     cli_bar_clear(&v->bar);
     if (log->validated)
         v->validated = *log;
@@ -44,14 +63,11 @@ static void show_log(void *context, const mh_train_log *log)
         return;
     fprintf(stderr, "step %lld/%lld", (long long)log->step, (long long)log->steps);
     if (log->step > 0)
-        fprintf(stderr,
-                "  loss %.4f  perplexity %.2f  balance %.3f  gradient %.2f  rate %.2e  %s tokens/s  "
-                "%s FLOP/s  %s left",
-                log->loss, log->perplexity, log->balance, log->grad_norm, log->rate,
-                cli_count(log->tokens_per_second, speed), cli_count(log->flops_per_second, flops),
-                cli_duration(log->seconds_left, left));
+        show_training(log);
     if (log->validated)
         show_validation(log);
+    if (log->step > 0 && log->moe_layers > 0)
+        show_load(log);
     fputc('\n', stderr);
 }
 
