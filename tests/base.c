@@ -354,7 +354,8 @@ static void failed_writes_leave_the_old_file(void **state)
     expect_file("kept", "new");
     assert_false(mh_path_exists("kept.tmp"));
     FAILS(MH_EIO, "check the path", mh_writer_open(&writer, "absent/kept"));
-    FAILS(MH_EIO, "Is a directory", mh_writer_open(&writer, "."));
+    FAILS(MH_EIO, "it is a folder", mh_writer_open(&writer, "."));
+    FAILS(MH_EIO, "it is a device", mh_writer_open(&writer, "/dev/null"));
 }
 
 static void folders_appear_whole(void **state)
@@ -972,6 +973,26 @@ static void progress(void **state)
     assert_false(mh_progress_stopped(&p));
     stop = 1;
     assert_true(mh_progress_stopped(&p));
+}
+
+static void json_seals(void **state)
+{
+    (void)state;
+    json_t *json = json_pack("{s:i, s:f, s:{s:s}}", "a", 1, "b", 1e-5, "c", "d", "e");
+    OK(mh_json_seal(json, "x.json"));
+    OK(mh_json_write("x.json", json));
+    json_decref(json);
+
+    OK(mh_json_read(&json, "x.json")); /* the hash survives the way through a file */
+    OK(mh_json_check_seal(json, "x.json"));
+    assert_null(json_object_get(json, "xxh3"));
+    OK(mh_json_check_seal(json, "x.json"));
+    json_decref(json);
+
+    OK(mh_json_read(&json, "x.json"));
+    json_object_set_new(json, "b", json_real(2e-5));
+    FAILS(MH_EFORMAT, "x.json: its checksum is wrong", mh_json_check_seal(json, "x.json"));
+    json_decref(json);
 }
 
 int main(void)

@@ -431,6 +431,7 @@ static void set_config(const char *folder, const char *key, json_t *value)
     json_t *json;
     OK(mh_path_join(path, folder, "config.json"));
     OK(mh_json_read(&json, path));
+    json_object_del(json, "xxh3");
     json_object_set_new(json, key, value);
     OK(mh_json_write(path, json));
     json_decref(json);

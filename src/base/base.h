@@ -166,6 +166,12 @@ mh_status mh_json_read(json_t **json, const char *path); /* a file of at most 64
 mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out);
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
 
+/* Adds "xxh3", the hash of all else in the object as JSON without spaces; `path` is for the error. */
+mh_status mh_json_seal(json_t *object, const char *path);
+
+/* Refuses an object whose "xxh3" is not that of the rest, and takes it out; one without is fine. */
+mh_status mh_json_check_seal(json_t *object, const char *path);
+
 /* ---- yaml.c: libyaml as a list of dotted keys ---------------------------------------------------------- */
 
 /* Calls each("moe.experts", "8", line) for every scalar of a nested mapping, in order of appearance. A

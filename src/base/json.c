@@ -1,6 +1,8 @@
 /* json: jansson behind limits. */
 #include "base/base.h"
 
+#include <string.h>
+
 #define FILE_LIMIT ((size_t)64 << 20)
 #define FLAGS      (JSON_DECODE_ANY | JSON_REJECT_DUPLICATES)
 
@@ -65,4 +67,44 @@ mh_status mh_json_write(const char *path, const json_t *json)
         status = mh_file_write(path, text.data, text.length);
     mh_text_release(&text);
     return status;
+}
+
+#define SEAL "xxh3"
+
+static mh_status hash_of(const json_t *object, char hash[17])
+{
+    mh_text text = {0};
+    mh_status status = mh_json_dump(object, false, &text);
+    if (status == MH_OK)
+        mh_hash_text(mh_hash(text.data, text.length), hash);
+    mh_text_release(&text);
+    return status;
+}
+
+mh_status mh_json_seal(json_t *object, const char *path)
+{
+    char hash[17];
+    MH_TRY(hash_of(object, hash));
+    if (json_object_set_new(object, SEAL, json_string(hash)) != 0)
+        return mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+    return MH_OK;
+}
+
+mh_status mh_json_check_seal(json_t *object, const char *path)
+{
+    char stored[17], hash[17];
+    const json_t *seal = json_object_get(object, SEAL);
+    if (seal == NULL)
+        return MH_OK;
+    const char *text = json_string_value(seal);
+    snprintf(stored, sizeof stored, "%s", text ? text : "");
+    json_object_del(object, SEAL);
+    MH_TRY(hash_of(object, hash));
+    if (strcmp(stored, hash) != 0)
+        return mh_fail(
+            MH_EFORMAT,
+            "%s: its checksum is wrong: the file is damaged, or was edited; if that was meant, remove its "
+            "line \"" SEAL "\"",
+            path);
+    return MH_OK;
 }

@@ -32,8 +32,10 @@ static mh_status write_config(const mh_model *model, const char *hash, const cha
                              "MhmoeForCausalLM", "format_version", FORMAT_VERSION, "torch_dtype", "float32",
                              "tokenizer_hash", hash);
     mh_status status = json_object_update(json, config) == 0
-                           ? mh_json_write(path, json)
+                           ? mh_json_seal(json, path)
                            : mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+    if (status == MH_OK)
+        status = mh_json_write(path, json);
     json_decref(json);
     json_decref(config);
     return status;
@@ -73,7 +75,7 @@ mh_status mh_checkpoint_write(const mh_model *model, const mh_tokenizer *tokeniz
     return mh_file_write(path, data, bytes);
 }
 
-static mh_status check_config(const json_t *json, char tokenizer_hash[17], const char *path)
+static mh_status check_config(json_t *json, char tokenizer_hash[17], const char *path)
 {
     const char *type = json_string_value(json_object_get(json, "model_type"));
     if (type == NULL || strcmp(type, MODEL_TYPE) != 0)
@@ -91,7 +93,7 @@ static mh_status check_config(const json_t *json, char tokenizer_hash[17], const
     if (hash == NULL || (strlen(hash) != 0 && strlen(hash) != 16))
         return mh_fail(MH_EFORMAT, "%s: \"tokenizer_hash\" must be 16 hexadecimal digits or empty", path);
     strcpy(tokenizer_hash, hash);
-    return MH_OK;
+    return mh_json_check_seal(json, path);
 }
 
 mh_status mh_checkpoint_config(mh_config *config, char tokenizer_hash[17], const char *folder)

@@ -142,29 +142,16 @@ static json_t *number(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-/* The hash of all that is in `json`. */
-static mh_status hash_of(const json_t *json, char hash[17])
-{
-    mh_text text = {0};
-    mh_status status = mh_json_dump(json, false, &text);
-    if (status == MH_OK)
-        mh_hash_text(mh_hash(text.data, text.length), hash);
-    mh_text_release(&text);
-    return status;
-}
-
 static mh_status write_state(const mh_trainer_state *state, int64_t seed, const char *folder)
 {
-    char path[MH_PATH], hash[17];
+    char path[MH_PATH];
     MH_TRY(mh_path_join(path, folder, STATE_FILE));
     json_t *json =
         json_pack("{s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:s}", "format_version", FORMAT_VERSION, "step",
                   (json_int_t)state->step, "tokens", (json_int_t)state->tokens, "seed", (json_int_t)seed,
                   "loss", number(state->loss), "valid_loss", number(state->valid_loss), "valid_bits_per_byte",
                   number(state->valid_bits_per_byte), "recipe", state->recipe, "data", state->data);
-    mh_status status = hash_of(json, hash);
-    if (status == MH_OK && json_object_set_new(json, "xxh3", json_string(hash)) != 0)
-        status = mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+    mh_status status = mh_json_seal(json, path);
     if (status == MH_OK)
         status = mh_json_write(path, json);
     json_decref(json);
@@ -184,14 +171,9 @@ static mh_status check_state(json_t *json, const char *path)
     if (version > FORMAT_VERSION)
         return mh_fail(MH_EFORMAT, "%s: format version %lld, this program reads up to %d; use a newer mhmoe",
                        path, (long long)version, FORMAT_VERSION);
-    char stored[17], hash[17];
-    const char *text = json_string_value(json_object_get(json, "xxh3"));
-    snprintf(stored, sizeof stored, "%s", text ? text : "");
-    json_object_del(json, "xxh3");
-    MH_TRY(hash_of(json, hash));
-    if (strcmp(stored, hash) != 0)
-        return mh_fail(MH_EFORMAT, "%s: its checksum is wrong: the file is damaged", path);
-    return MH_OK;
+    if (json_object_get(json, "xxh3") == NULL)
+        return mh_fail(MH_EFORMAT, "%s: no checksum \"xxh3\" in it: the file is damaged", path);
+    return mh_json_check_seal(json, path);
 }
 
 static mh_status read_state(mh_trainer_state *state, const char *folder)
