@@ -1015,6 +1015,7 @@ int main(void)
         cmocka_unit_test(locks_exclude_other_processes),
         cmocka_unit_test(machine),
         cmocka_unit_test(json),
+        cmocka_unit_test(json_seals),
         cmocka_unit_test(yaml_is_flattened),
         cmocka_unit_test(yaml_refusals_name_the_line),
         cmocka_unit_test(options_are_set),
