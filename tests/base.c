@@ -618,7 +618,7 @@ static void option_errors_name_the_remedy(void **state)
     FAILS(MH_EVALUE, "true or false, not \"1\"", mh_options_set(&options, &c, "model.on", "1", "r"));
     FAILS(MH_EVALUE, "valid UTF-8", mh_options_set(&options, &c, "train.run", "\xff", "r"));
     FAILS(MH_EUSAGE, "--set takes section.key=value", mh_options_assign(&options, &c, "model.on"));
-    FAILS(MH_EVALUE, "--set: unknown key \"\"", mh_options_assign(&options, &c, "=3"));
+    FAILS(MH_EUSAGE, "--set: unknown key \"\"", mh_options_assign(&options, &c, "=3"));
     char text[MH_OPTION_TEXT + 1];
     memset(text, 'x', MH_OPTION_TEXT);
     text[MH_OPTION_TEXT] = '\0';

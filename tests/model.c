@@ -110,6 +110,8 @@ static void test_bad_configs(void **state)
     mh_config c = small_mhmoe();
     c.moe.heads = 3;
     FAILS(MH_EVALUE, "nearest that do are 2 and 4", mh_config_resolve(&c));
+    c.moe.heads = 33; /* no divisor above */
+    FAILS(MH_EVALUE, "the largest that does is 32", mh_config_resolve(&c));
     c = small_mhmoe();
     c.moe.top_k = 7;
     FAILS(MH_EVALUE, "moe.top_k 7 is over moe.experts 6", mh_config_resolve(&c));
@@ -127,7 +129,7 @@ static void test_bad_configs(void **state)
     FAILS(MH_EVALUE, "moe.every 5", mh_config_resolve(&c));
     c = small();
     c.preset = MH_PRESET_MHMOE_H3; /* 32 is no multiple of 3 */
-    FAILS(MH_EVALUE, "3 heads do not divide width 32", mh_config_resolve(&c));
+    FAILS(MH_EVALUE, "moe.heads 3 does not divide model.dim 32", mh_config_resolve(&c));
 }
 
 static void test_config_json(void **state)
@@ -175,10 +177,17 @@ static void test_parity(void **state)
     assert_int_equal(p.experts, 31);
 
     b.ffn_dim = 400;
-    FAILS(MH_EVALUE, "at least 514 works", mh_parity_solve(&b, 2, 0, &p));
-    FAILS(MH_EVALUE, "5 heads do not divide width 768", mh_parity_solve(&b, 5, 0, &p));
-    b.ffn_dim = 1000, b.experts = 1, b.dim = 384, b.multiple_of = 300;
-    FAILS(MH_EVALUE, "use --top-k 2", mh_parity_solve(&b, 1, 3, &p));
+    FAILS(MH_EVALUE, "at least 513 works", mh_parity_solve(&b, 2, 0, &p));
+    FAILS(MH_EVALUE, "5 does not divide the width 768; the nearest that do are 4 and 6",
+          mh_parity_solve(&b, 5, 0, &p));
+    /* one head: the fine-grained SMoE of matched granularity */
+    b.ffn_dim = 2048;
+    OK(mh_parity_solve(&b, 1, 8, &p));
+    assert_int_equal(p.experts, 64);
+    assert_int_equal(p.ffn_dim, 256);
+    assert_true(p.flops_percent == 0 && p.params_percent == 0);
+    b.ffn_dim = 1000, b.experts = 1, b.dim = 384, b.multiple_of = 450;
+    FAILS(MH_EVALUE, "top-k 2 works", mh_parity_solve(&b, 1, 3, &p));
 }
 
 /* The plan's percentages agree with what the model counts for the planned layer. */

@@ -228,7 +228,7 @@ void mh_options_defaults(const mh_options *options, void *config);
 mh_status mh_options_set(const mh_options *options, void *config, const char *key, const char *text,
                          const char *where);
 
-/* The same for "section.key=text". */
+/* The same for "section.key=text" from a command line: what is wrong with it is MH_EUSAGE. */
 mh_status mh_options_assign(const mh_options *options, void *config, const char *assignment);
 
 mh_status mh_options_read_yaml(const mh_options *options, void *config, const char *path);

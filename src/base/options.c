@@ -216,7 +216,8 @@ mh_status mh_options_assign(const mh_options *options, void *config, const char 
     if (equals == NULL || equals - assignment >= (ptrdiff_t)sizeof key)
         return mh_fail(MH_EUSAGE, "--set takes section.key=value, not \"%.200s\"", assignment);
     snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
-    return mh_options_set(options, config, key, equals + 1, "--set");
+    mh_status status = mh_options_set(options, config, key, equals + 1, "--set");
+    return status == MH_EVALUE ? MH_EUSAGE : status; /* it was given on the command line */
 }
 
 void mh_options_defaults(const mh_options *options, void *config)

@@ -32,6 +32,16 @@ static mh_status parse_heads(const char *text, request *r)
     return MH_OK;
 }
 
+static mh_status check(const request *r)
+{
+    if (r->count == 0)
+        return mh_fail(MH_EUSAGE, "--heads is empty; give numbers such as 2,3,4");
+    if (r->baseline.every > r->baseline.layers)
+        return mh_fail(MH_EUSAGE, "--every %lld makes none of %lld layers an MoE layer; use at most --layers",
+                       (long long)r->baseline.every, (long long)r->baseline.layers);
+    return MH_OK;
+}
+
 static mh_status parse_baseline(const char *name, request *r)
 {
     int64_t k = 0;
@@ -130,8 +140,9 @@ static int solve_all(const request *r, const char *baseline, int64_t top_k, bool
                                                (json_int_t)b->layers, "plans", rows));
         return code ? code : printed;
     }
-    printf("\nA token's FLOPs and the parameters of all feed-forward layers of %lld layers, MoE every %lld; "
-           "%s.\n",
+    printf("\nFFN FLOPs of a token and FFN params: all feed-forward layers of %lld layers, MoE every %lld. "
+           "Percentages: an MoE "
+           "layer against the baseline's; %s.\n",
            (long long)b->layers, (long long)b->every,
            b->count_router ? "router included" : "experts, head and merge layers, as the paper counts");
     return code;
@@ -184,6 +195,8 @@ int cli_plan(int argc, char **argv)
     mh_status status = parse_heads(heads, &r);
     if (status == MH_OK)
         status = parse_baseline(baseline, &r);
+    if (status == MH_OK)
+        status = check(&r);
     if (status == MH_OK && r.baseline.matrices == 3 && strcmp(activation, "swiglu") != 0)
         status = mh_fail(MH_EUSAGE, "--activation takes swiglu or gelu, not '%s'", activation);
     if (status == MH_OK && !r.baseline.count_router && strcmp(count, "paper") != 0)

@@ -74,6 +74,23 @@ static int64_t or_default(int64_t value, int64_t otherwise)
     return value ? value : otherwise;
 }
 
+mh_status mh_check_divides(const char *whole_name, int64_t whole, const char *part_name, int64_t part)
+{
+    if (part > 0 && whole % part == 0)
+        return MH_OK;
+    int64_t below = part < whole ? part : whole, above = part;
+    while (whole % below != 0)
+        below--;
+    while (above < whole && whole % above != 0)
+        above++;
+    if (above > whole)
+        return mh_fail(MH_EVALUE, "%s %lld does not divide %s %lld; the largest that does is %lld", part_name,
+                       (long long)part, whole_name, (long long)whole, (long long)whole);
+    return mh_fail(MH_EVALUE, "%s %lld does not divide %s %lld; the nearest that do are %lld and %lld",
+                   part_name, (long long)part, whole_name, (long long)whole, (long long)below,
+                   (long long)above);
+}
+
 /* Presets are the models of paper B, table 1, at any width: what the user set himself stays. */
 static mh_status apply_preset(mh_config *c)
 {
@@ -107,7 +124,10 @@ static mh_status apply_preset(mh_config *c)
                                        .matrices = c->activation == MH_SWIGLU ? 3 : 2,
                                        .multiple_of = 8};
         m->heads = or_default(m->heads, heads);
-        MH_TRY(mh_parity_solve(&baseline, m->heads, m->top_k, &plan));
+        MH_TRY(mh_check_divides("model.dim", c->dim, "moe.heads", m->heads));
+        mh_status status = mh_parity_solve(&baseline, m->heads, m->top_k, &plan);
+        if (status != MH_OK)
+            return mh_fail_in(status, "model.preset with model.ffn_dim %lld", (long long)c->ffn_dim);
         m->top_k = plan.top_k;
         m->ffn_dim = or_default(m->ffn_dim, plan.ffn_dim);
         m->experts = or_default(m->experts, plan.experts);
@@ -119,16 +139,7 @@ static mh_status apply_preset(mh_config *c)
 static mh_status check_moe(const mh_config *c)
 {
     const mh_moe_config *m = &c->moe;
-    if (c->dim % m->heads != 0) {
-        int64_t below = m->heads, above = m->heads;
-        while (c->dim % below != 0)
-            below--;
-        while (c->dim % above != 0)
-            above++;
-        return mh_fail(MH_EVALUE,
-                       "moe.heads %lld does not divide model.dim %lld; the nearest that do are %lld and %lld",
-                       (long long)m->heads, (long long)c->dim, (long long)below, (long long)above);
-    }
+    MH_TRY(mh_check_divides("model.dim", c->dim, "moe.heads", m->heads));
     if (m->top_k > m->experts)
         return mh_fail(MH_EVALUE,
                        "moe.top_k %lld is over moe.experts %lld; choose at most as many as there are",

@@ -49,6 +49,10 @@ extern const mh_options mh_config_options;
 /* Fills what was left to the preset or to auto, and checks everything: a resolved configuration cannot fail
  * later. */
 mh_status mh_config_resolve(mh_config *config);
+
+/* Refuses a `part` that does not divide `whole`, naming the nearest that do. */
+mh_status mh_check_divides(const char *whole_name, int64_t whole, const char *part_name, int64_t part);
+
 bool mh_config_is_moe(const mh_config *config, int64_t layer); /* from 0: (layer+1) % every == 0 */
 int64_t mh_config_head_dim(const mh_config *config);
 json_t *mh_config_to_json(const mh_config *config);
@@ -348,8 +352,9 @@ typedef struct {
     double exact_ffn_dim, exact_experts;
 } mh_parity_plan;
 
-/* Whole-number width and number of experts of an MH-MoE layer with `heads` heads and top_k choices (0: heads)
- * that match the baseline's FLOPs and parameters. Fails naming the constraint and the nearest that works. */
+/* Whole-number width and number of experts of an MH-MoE layer (for 1 head: an SMoE layer) with `heads` heads
+ * and top_k choices (0: heads) that match the baseline's FLOPs and parameters. Fails naming the constraint
+ * and the nearest that works. */
 mh_status mh_parity_solve(const mh_parity_baseline *baseline, int64_t heads, int64_t top_k,
                           mh_parity_plan *plan);
 

@@ -3,73 +3,86 @@
 
 #include <math.h>
 
-/* Multiply-adds of one token and parameters, of a layer with h heads: for h = 1 the plain SMoE without head
- * and merge layers. m matrices an expert, E experts, K choices, F width. */
+/* Multiply-adds of one token, and parameters. */
 typedef struct {
     double flops, params;
 } cost;
 
-static cost layer_cost(const mh_parity_baseline *b, double h, double k, double f, double e, bool head_merge)
+/* A layer of h heads, K choices, E experts of m matrices and width F. Head and merge layers come with h > 1.
+ */
+static cost layer_cost(const mh_parity_baseline *b, double h, double k, double f, double e)
 {
-    double d = (double)b->dim, m = (double)b->matrices, linears = head_merge ? 2 * d * d : 0;
-    double router_flops = b->count_router ? d * e : 0, router_params = b->count_router ? d / h * e : 0;
-    return (cost){.flops = linears + k * m * d * f + router_flops,
-                  .params = linears + m * d / h * f * e + router_params};
+    double d = (double)b->dim, m = (double)b->matrices, r = b->count_router;
+    double head_merge = h > 1 ? 2 * d * d : 0;
+    return (cost){.flops = head_merge + k * m * d * f + r * d * e,
+                  .params = head_merge + (m * f + r) * d / h * e};
 }
 
-static mh_status check(const mh_parity_baseline *b, int64_t heads, int64_t k)
+typedef enum { SOLVED, NO_WIDTH, FEW_EXPERTS } outcome;
+
+/* With u = m F + r (r = 1 if the router counts, else 0) parity of parameters reads u E = A and that of FLOPs
+ * K (u - r) + r E = C: k u^2 - (C + k r) u + r A = 0, whose larger root is the layer of fewer, wider experts.
+ */
+static outcome solve(const mh_parity_baseline *b, int64_t heads, int64_t top_k, mh_parity_plan *plan)
 {
-    if (b->dim % heads != 0) {
-        int64_t near = heads;
-        while (b->dim % near != 0)
-            near--;
-        return mh_fail(MH_EVALUE, "%lld heads do not divide width %lld; the nearest below that do are %lld",
-                       (long long)heads, (long long)b->dim, (long long)near);
-    }
-    double head_merge = 2.0 * (double)b->dim / (double)b->matrices;
-    double spare = (double)(b->top_k * b->ffn_dim) - head_merge;
-    if (spare < (double)(k * b->multiple_of) / 2)
-        return mh_fail(MH_EVALUE,
-                       "no plan for %lld heads: head and merge layers leave %.0f of the baseline's FLOPs' "
-                       "width for %lld experts; "
-                       "a baseline width of at least %.0f works",
-                       (long long)heads, spare > 0 ? spare : 0, (long long)k,
-                       ceil((head_merge + (double)(k * b->multiple_of)) / (double)b->top_k));
-    return MH_OK;
+    double d = (double)b->dim, h = (double)heads, m = (double)b->matrices, k = (double)top_k;
+    double r = b->count_router, step = (double)b->multiple_of;
+    cost base = layer_cost(b, 1, (double)b->top_k, (double)b->ffn_dim, (double)b->experts);
+    cost fixed = layer_cost(b, h, k, 0, 0);
+    double a = (base.params - fixed.params) * h / d, c = (base.flops - fixed.flops) / d;
+    double root = (c + k * r) * (c + k * r) - 4 * k * r * a;
+    double u = (c + k * r + sqrt(root > 0 ? root : 0)) / (2 * k), f = (u - r) / m,
+           width = round(f / step) * step;
+    double e = a / (m * width + r);
+    *plan = (mh_parity_plan){.heads = heads,
+                             .top_k = top_k,
+                             .ffn_dim = (int64_t)width,
+                             .experts = (int64_t)round(e),
+                             .exact_ffn_dim = f,
+                             .exact_experts = e};
+    if (root < 0 || c <= 0 || width < step)
+        return NO_WIDTH;
+    if (round(e) < k)
+        return FEW_EXPERTS;
+    cost ours = layer_cost(b, h, k, width, round(e));
+    plan->flops_percent = 100 * (ours.flops / base.flops - 1);
+    plan->params_percent = 100 * (ours.params / base.params - 1);
+    return SOLVED;
+}
+
+/* What would work instead: fewer choices, or a wider baseline. */
+static mh_status no_plan(const mh_parity_baseline *b, int64_t heads, int64_t top_k, outcome why,
+                         double experts)
+{
+    char remedy[96] = "no other number of choices or width of the baseline does";
+    mh_parity_plan plan;
+    mh_parity_baseline wider = *b;
+    int64_t k = top_k - 1;
+    while (k > 0 && solve(b, heads, k, &plan) != SOLVED)
+        k--;
+    while (k == 0 && wider.ffn_dim < 1 << 20 && solve(&wider, heads, top_k, &plan) != SOLVED)
+        wider.ffn_dim++;
+    if (k > 0)
+        snprintf(remedy, sizeof remedy, "top-k %lld works", (long long)k);
+    else if (solve(&wider, heads, top_k, &plan) == SOLVED)
+        snprintf(remedy, sizeof remedy, "a baseline width of at least %lld works", (long long)wider.ffn_dim);
+    if (why == NO_WIDTH)
+        return mh_fail(
+            MH_EVALUE,
+            "no plan for %lld heads and top-k %lld: the baseline's FLOPs, head and merge layers%s taken off, "
+            "leave no width for the experts; %s",
+            (long long)heads, (long long)top_k, b->count_router ? " and router" : "", remedy);
+    return mh_fail(
+        MH_EVALUE,
+        "no plan for %lld heads and top-k %lld: the baseline's parameters make %.1f experts, fewer than are "
+        "chosen; %s",
+        (long long)heads, (long long)top_k, experts, remedy);
 }
 
 mh_status mh_parity_solve(const mh_parity_baseline *b, int64_t heads, int64_t top_k, mh_parity_plan *plan)
 {
     int64_t k = top_k ? top_k : heads;
-    MH_TRY(check(b, heads, k));
-    double d = (double)b->dim, h = (double)heads, m = (double)b->matrices, step = (double)b->multiple_of;
-    cost base = layer_cost(b, 1, (double)b->top_k, (double)b->ffn_dim, (double)b->experts, false);
-
-    /* Without the router the first pass is exact. Its share depends on E, which depends on F: a contraction,
-     * since the router is a small part of both sums. */
-    double f = 0, e = 0, rounded = 0;
-    for (int pass = 0; pass < 64; pass++) {
-        double router = b->count_router ? d * e : 0;
-        f = (base.flops - 2 * d * d - router) / ((double)k * m * d);
-        rounded = round(f / step) * step;
-        double width = rounded >= step ? rounded : step;
-        e = (base.params - 2 * d * d) / (m * d / h * width + (b->count_router ? d / h : 0));
-    }
-    if (rounded < 1 || round(e) < (double)k)
-        return mh_fail(MH_EVALUE,
-                       "no plan for %lld heads: parameters allow %.1f experts of width %.0f but %lld are "
-                       "chosen for each sub-token; "
-                       "use --top-k %lld or a baseline with more experts",
-                       (long long)heads, e, rounded, (long long)k, (long long)(e >= 1 ? floor(e) : 1));
-
-    cost ours = layer_cost(b, h, (double)k, rounded, round(e), true);
-    *plan = (mh_parity_plan){.heads = heads,
-                             .top_k = k,
-                             .ffn_dim = (int64_t)rounded,
-                             .experts = (int64_t)round(e),
-                             .flops_percent = 100 * (ours.flops / base.flops - 1),
-                             .params_percent = 100 * (ours.params / base.params - 1),
-                             .exact_ffn_dim = f,
-                             .exact_experts = e};
-    return MH_OK;
+    MH_TRY(mh_check_divides("the width", b->dim, "the number of heads", heads));
+    outcome result = solve(b, heads, k, plan);
+    return result == SOLVED ? MH_OK : no_plan(b, heads, k, result, plan->exact_experts);
 }

@@ -28,7 +28,7 @@ expect 2 '^Commands:' "$mhmoe"
 expect 2 "no command 'mhmoe trian', the nearest is 'train'" "$mhmoe" trian
 
 for command in "tokenizer train" "tokenizer encode" "tokenizer decode" "data build" train eval generate info plan \
-    verify import doctor config; do
+    verify import doctor config bench; do
     expect 0 '^Examples:' "$mhmoe" $command --help
     expect 2 "no option '--nonsense'.*try 'mhmoe $command --help'" "$mhmoe" $command --nonsense
 done
@@ -45,6 +45,9 @@ expect 2 "nearest is --temperature" "$mhmoe" generate x --prompt y --temprature 
 expect 2 "--temperature takes a number from 0 to .* not '-1'" "$mhmoe" generate x --prompt y --temperature -1
 expect 2 "--seed takes a whole number" "$mhmoe" generate x --prompt y --seed 1.5
 expect 2 '--json takes no value' "$mhmoe" doctor --json=yes
+expect 2 "no benchmark 'gem': choose" "$mhmoe" bench gem
+expect 2 "--shapes takes a few shapes such as 256x1365x512" "$mhmoe" bench gemm --shapes 16x16
+expect 2 "--shapes goes with one of" "$mhmoe" bench step --shapes 16x16x16
 expect 2 'MHMOE_ISA is "abacus"' env MHMOE_ISA=abacus "$mhmoe" doctor
 
 # ---- output that cannot be written
@@ -69,6 +72,10 @@ expect 0 '^same$' bash -c 'diff "$0" config.md && echo same' "$source/docs/confi
 expect 0 '^ok ' "$mhmoe" doctor
 expect 0 '"ok": true' "$mhmoe" doctor --json
 expect 0 '^ok ' env MHMOE_ISA=portable "$mhmoe" doctor
+
+mkdir results
+expect 0 '"who": "mhmoe"' "$mhmoe" bench gemm --shapes 16x16x16 --seconds 0.01 --json --csv results
+expect 0 '^isa,threads,benchmark' cat results/*.csv
 
 # ---- input files
 
@@ -95,7 +102,7 @@ expect 0 '^none$' bash -c 'ls -d t.model* d d.tmp i i.tmp run 2>/dev/null || ech
 # ---- recipes
 
 expect 1 'tokens' "$mhmoe" train tiny.yaml
-expect 1 'train.stpes.*train.steps' "$mhmoe" train tiny.yaml --set train.stpes=5
+expect 2 'train.stpes.*train.steps' "$mhmoe" train tiny.yaml --set train.stpes=5
 printf 'model:\n  dim: 32\n  laiers: 2\n' >misspelt.yaml
 expect 1 'misspelt.yaml:3: .*model.layers' "$mhmoe" train misspelt.yaml
 printf 'train:\n  steps: many\n' >words.yaml
