@@ -36,6 +36,10 @@ tsan: deps-build deps-dev
 interop: deps-build deps-dev all
 	tests/interop/run build
 
+# Ratios to what the processor can do and to rivals: five minutes or more, and truest on an idle machine.
+bench: all
+	build/mhmoe bench --csv bench/results
+
 format: deps-dev
 	tools/format
 
@@ -50,4 +54,4 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install asan tsan interop format layers docs
+.PHONY: all check demo install asan tsan interop bench format layers docs

@@ -29,6 +29,12 @@ int cli_verify(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_config(int argc, char **argv);
+int cli_bench(int argc, char **argv);
+
+/* ---- doctor.c: the machine ----------------------------------------------------------------------------- */
+
+/* The processor's name as Linux tells it; empty where it does not. */
+void cli_processor(char name[128]);
 
 /* ---- parse.c: argp fed from small tables --------------------------------------------------------------- */
 

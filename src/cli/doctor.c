@@ -15,8 +15,7 @@
 
 /* ---- what is here -------------------------------------------------------------------------------------- */
 
-/* The processor's name as Linux tells it; empty where it does not. */
-static void processor_name(char name[128])
+void cli_processor(char name[128])
 {
     name[0] = '\0';
     FILE *file = fopen("/proc/cpuinfo", "r");
@@ -49,7 +48,7 @@ static json_t *libraries(void)
 static json_t *facts(void)
 {
     char name[128];
-    processor_name(name);
+    cli_processor(name);
     json_t *sets = json_array();
     for (int isa = 0; isa <= (int)mh_isa_best(); isa++)
         json_array_append_new(sets, json_string(mh_isa_name((mh_isa)isa)));

@@ -20,6 +20,7 @@ static const cli_command commands[] = {
     {"import", "convert other programs' checkpoints", cli_import},
     {"doctor", "show processor, kernels and libraries, and check them", cli_doctor},
     {"config", "list the keys of a recipe", cli_config},
+    {"bench", "measure kernels, layers and steps against probe and rivals", cli_bench},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -89,4 +89,16 @@ void mh_gemm_portable(const mh_product *product); /* the specification */
 void mh_gemm_onednn(const mh_product *product);
 #endif
 
+/* ---- probe.c: what the processor can do at most -------------------------------------------------------- */
+
+/* A loop of the widest multiply-adds of this machine in `type`, on registers alone; `operations`
+ * (multiply-adds count twice) a round. Runs on the calling thread. MHMOE_ISA does not step it down. */
+typedef struct {
+    const char *name;
+    double operations;
+    void (*run)(int64_t rounds);
+} mh_probe;
+
+const mh_probe *mh_probe_of(mh_type type);
+
 #endif

@@ -1,0 +1,129 @@
+/* layer: what an MoE layer costs in time against a dense one of equal FLOPs. */
+#include "bench/bench.h"
+
+#include <stdlib.h>
+
+/* One layer and its activations: the feed-forward half of a model of one block. */
+typedef struct {
+    mh_model *model;
+    mh_ffn_pass pass;
+    mh_ffn_back back;
+    mh_mat x, y, dx, dy;
+    mh_arena memory;
+} subject;
+
+static void layout(subject *s, mh_arena *arena, int64_t tokens)
+{
+    const mh_ffn *ffn = &s->model->blocks[0].ffn;
+    mh_ffn_layout(ffn, &s->pass, arena, tokens, MH_BF16);
+    mh_ffn_layout_back(ffn, &s->back, arena, tokens, MH_BF16);
+    mh_mat *all[] = {&s->x, &s->y, &s->dx, &s->dy};
+    for (int i = 0; i < 4; i++)
+        *all[i] = mh_take_mat(arena, tokens, ffn->dim, MH_BF16);
+}
+
+static mh_status subject_init(subject *s, mh_preset preset, const mh_bench_shape *shape)
+{
+    mh_config config;
+    mh_options_defaults(&mh_config_options, &config);
+    config.preset = preset;
+    config.dim = shape->in, config.ffn_dim = shape->out;
+    config.layers = config.attention_heads = config.moe.every = 1;
+    config.vocab = 2;
+    MH_TRY(mh_config_resolve(&config));
+    MH_TRY(mh_model_create(&s->model, &config, MH_PRECISION_BF16, true));
+    mh_model_init(s->model, 1);
+    mh_arena count = {0};
+    layout(s, &count, shape->rows);
+    MH_TRY(mh_arena_init(&s->memory, count.used, "a layer's activations"));
+    layout(s, &s->memory, shape->rows);
+    mh_bench_fill(s->x, 0);
+    mh_bench_fill(s->dy, 1);
+    return MH_OK;
+}
+
+static void subject_release(subject *s)
+{
+    mh_arena_release(&s->memory);
+    mh_model_free(s->model);
+}
+
+static double run_forward(void *context)
+{
+    subject *s = context;
+    double start = mh_seconds();
+    mh_ffn_fwd(&s->model->blocks[0].ffn, &s->model->params, s->model->ops, &s->pass, s->y, s->x);
+    return mh_seconds() - start;
+}
+
+static double run_both(void *context)
+{
+    subject *s = context;
+    double start = mh_seconds();
+    mh_ffn_fwd(&s->model->blocks[0].ffn, &s->model->params, s->model->ops, &s->pass, s->y, s->x);
+    mh_ffn_bwd(&s->model->blocks[0].ffn, &s->model->params, s->model->ops, &s->pass, &s->back, s->dx, s->dy,
+               s->x, 1);
+    return mh_seconds() - start;
+}
+
+static const struct {
+    const char *name;
+    mh_preset preset;
+} kinds[] = {{"dense", MH_PRESET_DENSE},
+             {"smoe-top1", MH_PRESET_SMOE_TOP1},
+             {"fine-grained", MH_PRESET_FINE_GRAINED},
+             {"mhmoe-h2", MH_PRESET_MHMOE_H2},
+             {"mhmoe-h3", MH_PRESET_MHMOE_H3}};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static mh_status race_layers(mh_bench *bench, subject *all, const mh_bench_shape *shape, bool backward)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%lld tokens d=%lld f=%lld", (long long)shape->rows, (long long)shape->in,
+             (long long)shape->out);
+    mh_race race = {.benchmark = "layer",
+                    .subject = name,
+                    .pass = backward ? "both" : "forward",
+                    .type = MH_BF16,
+                    .seconds = backward ? 20 : 10,
+                    .contenders = KINDS,
+                    .references = 2};
+    for (int i = 0; i < KINDS; i++) {
+        mh_flops flops = mh_count_flops(&all[i].model->config, 1);
+        double token = flops.ffn + flops.head_merge + flops.experts + flops.router;
+        race.contender[i] = (mh_contender){.name = kinds[i].name,
+                                           .operations = token * (double)shape->rows * (backward ? 3 : 1),
+                                           .run = backward ? run_both : run_forward,
+                                           .context = &all[i]};
+    }
+    MH_TRY(mh_race_run(&race, bench));
+    for (int i = 0; i < KINDS; i++) {
+        mh_bench_line line = mh_race_line(&race, i);
+        MH_TRY(bench->tell(bench->context, &line));
+    }
+    return MH_OK;
+}
+
+mh_status mh_bench_layer(mh_bench *bench, const mh_bench_shape *shapes, int count)
+{
+    static const mh_bench_shape usual[] = {{.rows = 4096, .out = 1024, .in = 384},
+                                           {.rows = 4096, .out = 2048, .in = 768}};
+    if (shapes == NULL) {
+        shapes = usual;
+        count = sizeof usual / sizeof *usual;
+    }
+    for (int i = 0; i < count; i++) {
+        subject all[KINDS] = {0};
+        mh_status status = MH_OK;
+        for (int k = 0; status == MH_OK && k < KINDS; k++)
+            status = subject_init(&all[k], kinds[k].preset, &shapes[i]);
+        for (int backward = 0; status == MH_OK && backward < 2; backward++) {
+            mh_progress_report(bench->progress, "layer", 2 * i + backward, 2 * count, NULL);
+            status = race_layers(bench, all, &shapes[i], backward);
+        }
+        for (int k = 0; k < KINDS; k++)
+            subject_release(&all[k]);
+        MH_TRY(status);
+    }
+    return MH_OK;
+}
