@@ -271,6 +271,14 @@ static void paths(void **state)
     assert_true(mh_path_exists("dirs/file"));
     assert_false(mh_path_is_dir("dirs/file"));
     FAILS(MH_EIO, "dirs/file", mh_make_dirs("dirs/file/c"));
+
+    /* The reason is that of mkdir. Root may write everywhere, so the test is nobody for a moment. */
+    assert_true(mkdir("dirs/closed", 0555) == 0 && chmod(".", 0755) == 0);
+    bool root = geteuid() == 0;
+    assert_true(!root || seteuid(65534) == 0);
+    mh_status status = mh_make_dirs("dirs/closed/a");
+    assert_true(!root || seteuid(0) == 0);
+    FAILS(MH_EIO, "cannot create folder dirs/closed/a: Permission denied; check", status);
     OK(mh_remove_tree("dirs"));
     assert_false(mh_path_exists("dirs"));
     OK(mh_remove_tree("dirs"));
@@ -394,6 +402,46 @@ static void folders_appear_whole(void **state)
     FAILS(MH_EVALUE, "empty", mh_folder_begin(aside, ""));
 }
 
+static void new_folders_replace_nothing(void **state)
+{
+    (void)state;
+    mh_new_folder first, second;
+    char path[MH_PATH];
+    OK(mh_new_folder_begin(&first, "new/deep/model/"));
+    assert_string_equal(first.aside, "new/deep/model.tmp");
+    OK(mh_path_join(path, first.aside, "first"));
+    write_text(path, "x");
+    snprintf(path, sizeof path, "new/deep/model.lock is held by process %ld on ", (long)getpid());
+    FAILS(MH_ESTATE, path, mh_new_folder_begin(&second, "new/deep/model"));
+    mh_new_folder_abort(&second);
+    OK(mh_new_folder_commit(&first));
+    mh_new_folder_abort(&first);
+    expect_file("new/deep/model/first", "x");
+    assert_false(mh_path_exists("new/deep/model.tmp"));
+    assert_false(mh_path_exists("new/deep/model.lock"));
+    FAILS(MH_ESTATE, "exists already", mh_new_folder_begin(&first, "new/deep/model"));
+    FAILS(MH_ESTATE, "/ exists already", mh_new_folder_begin(&first, "/"));
+
+    /* One that appears while another is being filled stays, even if it is empty. */
+    OK(mh_new_folder_begin(&first, "new/late"));
+    OK(mh_make_dirs("new/late"));
+    FAILS(MH_ESTATE, "new/late has appeared meanwhile", mh_new_folder_commit(&first));
+    assert_true(mh_path_is_dir("new/late"));
+    assert_false(mh_path_exists("new/late.tmp"));
+    assert_false(mh_path_exists("new/late.lock"));
+
+    /* What a killed process left is no hindrance; an abort leaves nothing but the sentence. */
+    OK(mh_make_dirs("new/again.tmp/rest"));
+    write_text("new/again.lock", "1 on elsewhere");
+    OK(mh_new_folder_begin(&first, "new/again"));
+    assert_false(mh_path_exists("new/again.tmp/rest"));
+    mh_fail(MH_EVALUE, "the reason");
+    mh_new_folder_abort(&first);
+    assert_string_equal(mh_message(), "the reason");
+    assert_false(mh_path_exists("new/again.tmp"));
+    assert_false(mh_path_exists("new/again.lock"));
+}
+
 static void locks_exclude_other_processes(void **state)
 {
     (void)state;
@@ -451,6 +499,9 @@ static void json(void **state)
     (void)state;
     json_t *value, *back;
     static const char text[] = "{\"b\": [1, 0.1, 1e-5, true], \"a\": \"\\u00e9\"}";
+    static const char nul[] = "\"a\\u0000b\"";
+    FAILS(MH_EFORMAT, "\\u0000 is not allowed in a string",
+          mh_json_parse(&value, nul, sizeof nul - 1, "text"));
     OK(mh_json_parse(&value, text, sizeof text - 1, "text"));
     OK(mh_json_write("v.json", value));
     expect_file("v.json",
@@ -1012,6 +1063,7 @@ int main(void)
         cmocka_unit_test(whole_files),
         cmocka_unit_test(failed_writes_leave_the_old_file),
         cmocka_unit_test(folders_appear_whole),
+        cmocka_unit_test(new_folders_replace_nothing),
         cmocka_unit_test(locks_exclude_other_processes),
         cmocka_unit_test(machine),
         cmocka_unit_test(json),

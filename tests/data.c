@@ -293,6 +293,41 @@ static void same_files(const char *a, const char *b, bool same)
     mh_text_release(&y);
 }
 
+/* Lines without a place to cut at, and words longer than the 16 bits in which SentencePiece counts. */
+static void test_training_long_words(void **state)
+{
+    (void)state;
+    static const char *const unit[] = {"abcdefg", "a", " ", "\xe6\xbc\xa2\xe5\xad\x97", "\xf0\x9f\xa6\x99"};
+    for (size_t u = 0; u < sizeof unit / sizeof *unit; u++) {
+        static const size_t lengths[] = {4097, 32800, 65530, 70000, 140000, 1000000};
+        for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+            mh_text text = {0};
+            add_prose(&text, 11, 1999);
+            size_t newlines = 0, prose = text.length;
+            for (size_t i = 0; i < prose; i++)
+                newlines += text.data[i] == '\n';
+            while (text.length < prose + lengths[l])
+                OK(mh_text_add(&text, unit[u], strlen(unit[u])));
+            OK(mh_file_write("long.txt", text.data, text.length));
+            mh_tokenizer_trained trained;
+            mh_tokenizer_training training = {&(const char *){"long.txt"}, 1, 300, 1 << 22, 1};
+            OK(mh_tokenizer_train(&training, "long.model", NULL, &trained));
+            assert_int_equal(trained.sample_bytes, text.length - newlines); /* nothing was dropped */
+            mh_tokenizer *t;
+            OK(mh_tokenizer_load(&t, "long.model"));
+            check_round_trip(t, text.data, text.length, "a long word");
+            mh_tokenizer_free(t);
+            mh_text_release(&text);
+        }
+    }
+}
+
+static void count_reports(void *context, const char *what, double done, double total, const char *note)
+{
+    (void)what, (void)done, (void)total, (void)note;
+    ++*(int *)context;
+}
+
 static void test_training(void **state)
 {
     (void)state;
@@ -322,6 +357,14 @@ static void test_training(void **state)
     FAILS(MH_EINTERRUPTED, "no tokenizer was written",
           mh_tokenizer_train(&training, "no.model", &(mh_progress){.stop = &stop}, NULL));
     assert_false(mh_path_exists("no.model"));
+    assert_false(mh_path_exists("no.model.tmp"));
+
+    /* That the model cannot be written is found before any text is read. */
+    int reports = 0;
+    FAILS(MH_EIO, "absent/no.model",
+          mh_tokenizer_train(&training, "absent/no.model",
+                             &(mh_progress){.report = count_reports, .context = &reports}, NULL));
+    assert_int_equal(reports, 0);
 
     /* What SentencePiece keeps for itself in the text is no reason to drop the line, or to fail. */
     put("signs.txt", "\xe2\x96\x85qzqz \xe2\x96\x81qzqz </s>qzqz <0x0A>qzqz \tqzqz\xe2\x96\x85qzqz\n");
@@ -580,6 +623,19 @@ static void test_lines(void **state)
     OK(list("j.jsonl", &got));
     assert_string_equal(got.data, "j.jsonl:1=a\nb|j.jsonl:3=\xc3\xa9|j.jsonl:4=c|");
 
+    /* Escapes of what is no character; pairs and escaped backslashes are left alone. */
+    mh_corpus_state seen;
+    put("e.jsonl", "{\"text\": \"a\\u0000b\\ud800c\\uDC00\\ud83e\\udd99\\\\u0000\\ud800\\ud83E\\uDD99\"}\n"
+                   "{\"te\\u0000\": 1, \"text\": \"\\ud83e\"}\n");
+    FAILS(MH_EFORMAT, "6 of ", list_paths(&(const char *){"e.jsonl"}, 1, &got, &seen));
+    assert_string_equal(got.data, "e.jsonl:1=a" BAD "b" BAD "c" BAD "\xf0\x9f\xa6\x99\\u0000" BAD
+                                  "\xf0\x9f\xa6\x99|e.jsonl:2=" BAD "|");
+    assert_int_equal(seen.invalid, 6);
+    put("bad.jsonl", "{\"text\": \"\\u00");
+    FAILS(MH_EFORMAT, "bad.jsonl:1", list("bad.jsonl", &got));
+    put("bad.jsonl", "{\"text\": \"\\");
+    FAILS(MH_EFORMAT, "bad.jsonl:1", list("bad.jsonl", &got));
+
     put("bad.jsonl", "{\"text\": \"a\"}\n{\"text\": \n");
     FAILS(MH_EFORMAT, "bad.jsonl:2", list("bad.jsonl", &got));
     put("bad.jsonl", "{\"text\": \"a\"}\n\n[1]\n");
@@ -629,6 +685,7 @@ static void test_damaged_text(void **state)
         OK(mh_file_read("whole", 1 << 20, &file));
         OK(mh_file_write("cut.txt", file.data, file.length * 2 / 3));
         FAILS(MH_EIO, "cut.txt", list("cut.txt", &got));
+        assert_non_null(strstr(mh_message(), "damaged or cut short"));
         mh_text_release(&file);
         put_tar("tar", filters[f].code, (const char *const[]){"x/y.txt", "@cut.txt", NULL});
         FAILS(MH_EIO, "tar:x/y.txt", list("tar", &got));
@@ -637,6 +694,28 @@ static void test_damaged_text(void **state)
         FAILS(MH_EIO, "cut.tar", list("cut.tar", &got));
         mh_text_release(&file);
     }
+
+    /* One flipped bit in the header of the second entry, then of the first. */
+    put_tar("flip.tar", ARCHIVE_FILTER_NONE, (const char *const[]){"a.txt", "A", "b.txt", "B", NULL});
+    OK(list("flip.tar", &got));
+    assert_string_equal(got.data, "flip.tar:a.txt=A|flip.tar:b.txt=B|");
+    OK(mh_file_read("flip.tar", 1 << 20, &file));
+    file.data[1024] ^= 1;
+    OK(mh_file_write("flip.tar", file.data, file.length));
+    FAILS(MH_EIO, "flip.tar", list("flip.tar", &got));
+    file.data[0] ^= 1;
+    OK(mh_file_write("flip.tar", file.data, file.length));
+    FAILS(MH_EFORMAT, "flip.tar is named a tar but does not begin as one", list("flip.tar", &got));
+    mh_text_release(&file);
+
+    /* Root may read everything, so the test is nobody for a moment. */
+    put("closed.txt", "x");
+    assert_true(chmod("closed.txt", 0) == 0 && chmod(".", 0755) == 0);
+    bool root = geteuid() == 0;
+    assert_true(!root || seteuid(65534) == 0);
+    mh_status status = list("closed.txt", &got);
+    assert_true(!root || seteuid(0) == 0);
+    FAILS(MH_EIO, "cannot read closed.txt: Permission denied", status);
     mh_text_release(&got);
     mh_text_release(&text);
 }
@@ -805,6 +884,14 @@ static void test_shard(void **state)
     mh_text_release(&file);
     FAILS(MH_EIO, "nowhere", mh_shard_open(&shard, "nowhere"));
 
+    /* A file that another process has put in the place of the one being written. */
+    mh_shard_writer writer;
+    OK(mh_shard_create(&writer, "c.tokens", words));
+    OK(mh_shard_put(&writer, id, COUNT));
+    put("c.tokens.tmp", "short");
+    FAILS(MH_EIO, "another process", mh_shard_commit(&writer));
+    assert_false(mh_path_exists("c.tokens"));
+
     /* A right checksum over a token that no embedding has. */
     id[5000] = VOCAB;
     put_shard("b.tokens", words, id, COUNT);
@@ -961,7 +1048,7 @@ static void test_build_refusals(void **state)
     (void)state;
     const char *one[] = {"words.txt"};
     assert_int_equal(mkdir("taken", 0777), 0);
-    FAILS(MH_ESTATE, "rm -r taken", build_data(one, 1, "taken", 0.1, NULL));
+    FAILS(MH_ESTATE, "taken exists already", build_data(one, 1, "taken", 0.1, NULL));
     FAILS(MH_EVALUE, "from 0 to 0.5", build_data(one, 1, "no", 0.7, NULL));
     FAILS(MH_EVALUE, "from 0 to 0.5", build_data(one, 1, "no", NAN, NULL));
     FAILS(MH_EIO, "nowhere", build_data((const char *const[]){"nowhere"}, 1, "no", 0.1, NULL));
@@ -976,6 +1063,14 @@ static void test_build_refusals(void **state)
     FAILS(MH_EINTERRUPTED, "no was not written", mh_data_build(&build, &(mh_progress){.stop = &stop}, NULL));
     assert_false(mh_path_exists("no"));
     assert_false(mh_path_exists("no.tmp"));
+    assert_false(mh_path_exists("no.lock"));
+
+    mh_new_folder other;
+    OK(mh_new_folder_begin(&other, "both"));
+    OK(mh_make_dirs("both.tmp/of the other"));
+    FAILS(MH_ESTATE, "both.lock is held by process ", build_data(one, 1, "both/", 0.1, NULL));
+    assert_true(mh_path_is_dir("both.tmp/of the other"));
+    mh_new_folder_abort(&other);
 }
 
 /* ---- batches ------------------------------------------------------------------------------------------- */
@@ -1128,6 +1223,7 @@ int main(void)
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_training),
+        cmocka_unit_test(test_training_long_words),
         cmocka_unit_test(test_damaged_model),
         cmocka_unit_test(test_llama),
         cmocka_unit_test(test_compression),

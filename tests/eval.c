@@ -51,8 +51,9 @@ static void test_golden_bf16(void **state)
     verify_all(MH_PRECISION_BF16, 13);
 }
 
-/* Rewrites a reference file with one number of `name` multiplied. */
-static void rewrite(const char *from, const char *to, const char *name, float factor)
+/* Rewrites a reference file with tensor `name` multiplied, and the width of an expert in its metadata
+ * replaced where `ffn_dim` is given. */
+static void rewrite(const char *from, const char *to, const char *name, float factor, const char *ffn_dim)
 {
     mh_tensors *file;
     OK(mh_tensors_open(&file, from));
@@ -80,6 +81,8 @@ static void rewrite(const char *from, const char *to, const char *name, float fa
     json_t *meta = json_object();
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         json_object_set_new(meta, keys[i], json_string(mh_tensors_meta(file, keys[i])));
+    if (ffn_dim != NULL)
+        json_object_set_new(meta, "ffn_dim", json_string(ffn_dim));
     OK(mh_tensors_write(to, list, n, meta));
     json_decref(meta);
     mh_tensors_close(file);
@@ -98,15 +101,19 @@ static void test_verify_can_fail(void **state)
     static const char *const names[] = {"expect.y", "expect.d.router.weight", "expect.topk", "expect.kept"};
     mh_verify_result r;
     for (int i = 0; i < 4; i++) {
-        rewrite(golden, path, names[i], 1.01f);
+        rewrite(golden, path, names[i], 1.01f, NULL);
         OK(mh_verify(path, MH_PRECISION_F32, &r));
         assert_false(r.passed);
         mh_verify_release(&r);
     }
-    rewrite(golden, path, "expect.y", 1);
+    rewrite(golden, path, "expect.y", 1, NULL);
     OK(mh_verify(path, MH_PRECISION_F32, &r));
     assert_true(r.passed);
     mh_verify_release(&r);
+    double before = (double)mh_memory_peak();
+    rewrite(golden, path, "expect.y", 1, "1000000");
+    FAILS(MH_EFORMAT, "its metadata ask for", mh_verify(path, MH_PRECISION_F32, &r));
+    assert_true((double)mh_memory_peak() - before < 0x1p28);
     unlink(path);
     FAILS(MH_EIO, path, mh_verify(path, MH_PRECISION_F32, &r));
 }
@@ -235,6 +242,11 @@ static void test_perplexity_of_batches(void **state)
     mh_pass *pass;
     mh_perplexity result;
     OK(mh_pass_create(&pass, model, (mh_pass_shape){.batch = 3, .rows = LENGTH, .capacity = LENGTH}));
+    int stop = 1; /* seen before the last batch only */
+    mh_progress progress = {.stop = &stop};
+    FAILS(MH_EINTERRUPTED, "stopped after 3 of",
+          mh_eval_batches(model, pass, batches, sequences, false, &progress, &result));
+    OK(mh_eval_batches(model, pass, batches, 3, false, &progress, &result));
     OK(mh_eval_batches(model, pass, batches, sequences, false, NULL, &result));
     assert_int_equal(result.tokens, sequences * LENGTH);
     assert_true(fabs(result.nll - sum) < SAME_SUMS * sum);
@@ -264,6 +276,11 @@ static void test_perplexity_refuses(void **state)
     model->config.bos = 1;
     FAILS(MH_EMISMATCH, "320 pieces", mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 0, NULL, &result));
     model->config.vocab++;
+    model->params.value[model->params.list[model->norm].offset] = NAN;
+    FAILS(MH_EVALUE, "NaN", mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 0, NULL, &result));
+    model->params.value[model->params.list[model->norm].offset] = 1e30f;
+    OK(mh_eval_perplexity(model, tiny_tokenizer, &path, 1, 0, NULL, &result));
+    assert_true(isinf(result.perplexity));
     mh_model_free(model);
 }
 

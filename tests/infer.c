@@ -464,7 +464,7 @@ static void checkpoint_of_others(void **state)
     mh_config other = config;
     other.vocab++;
     OK(mh_model_create(&wider, &other, MH_PRECISION_F32, false));
-    FAILS(MH_EMISMATCH, "\"embed.weight\" has shape [320, 32], but config.json asks for [321, 32]",
+    FAILS(MH_EMISMATCH, "\"embed.weight\" has shape [320, 32], but the recipe asks for [321, 32]",
           mh_checkpoint_weights(wider, folder));
     save(wider, tiny_tokenizer, folder);
     FAILS(MH_EMISMATCH, "320 pieces, but the model's vocabulary 321", try(folder));
@@ -533,6 +533,24 @@ static void checkpoint_tensors(void **state)
     mh_model_free(model);
 }
 
+/* Of weights that are not in the file, 1.2 GiB. */
+static void a_config_costs_no_memory_before_it_is_checked(void **state)
+{
+    (void)state;
+    mh_config config = tiny_config(16, 6);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 13);
+    const char *folder = tiny_path("hostile");
+    save(model, NULL, folder);
+    mh_model_free(model);
+    config.moe.ffn_dim = 1 << 20;
+    json_t *json = mh_config_to_json(&config);
+    set_config(folder, "moe", json_incref(json_object_get(json, "moe")));
+    json_decref(json);
+    double before = (double)mh_memory_peak();
+    FAILS(MH_EMISMATCH, "but config.json asks for [6, 1048576, 16]", try(folder));
+    assert_true((double)mh_memory_peak() - before < 0x1p28);
+}
+
 /* Every damage must give a sentence, or, where it changed nothing that counts (a space in the JSON), a model.
  */
 static void check_damage(const char *folder, const char *file, bool must_fail)
@@ -588,6 +606,9 @@ static void newest_of_a_run(void **state)
         snprintf(name, sizeof name, "run/checkpoints/%s", names[i]);
         save(model, NULL, tiny_path(name));
     }
+    OK(mh_make_dirs(tiny_path("run/checkpoints/step-999998"))); /* no checkpoint, and half of one */
+    OK(mh_make_dirs(tiny_path("run/checkpoints/step-999999")));
+    OK(mh_file_write(tiny_path("run/checkpoints/step-999999/config.json"), "{}", 2));
     OK(mh_checkpoint_locate(tiny_path("run"), folder));
     assert_string_equal(folder, tiny_path("run/checkpoints/step-000100"));
     OK(mh_checkpoint_locate(tiny_path("run/checkpoints/step-000009"), folder));
@@ -756,6 +777,7 @@ int main(void)
         cmocka_unit_test(checkpoint_round_trip),
         cmocka_unit_test(checkpoint_of_others),
         cmocka_unit_test(checkpoint_tensors),
+        cmocka_unit_test(a_config_costs_no_memory_before_it_is_checked),
         cmocka_unit_test(damaged_checkpoint),
         cmocka_unit_test(newest_of_a_run),
         cmocka_unit_test(import_places_every_tensor),

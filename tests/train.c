@@ -128,7 +128,7 @@ static void recipe_errors_are_sentences(void **state)
     const char *range = "train:\n  steps: 10\n  beta1: 1.5\n";
     OK(mh_file_write(path, range, strlen(range)));
     FAILS(MH_EVALUE, "bad.yaml:3", mh_recipe_read(&recipe, path, NULL, 0));
-    FAILS(MH_EVALUE, "train.schedule",
+    FAILS(MH_EUSAGE, "train.schedule",
           mh_recipe_read(&recipe, NULL, (const char *[]){"train.schedul=linear"}, 1));
 
     struct {
@@ -155,6 +155,9 @@ static void recipe_errors_are_sentences(void **state)
     assert_int_equal(recipe.train.decay_steps, 2); /* a fifth of 6, rounded up */
     recipe = tiny_recipe("unused");
     FAILS(MH_EVALUE, "model.vocab", mh_recipe_resolve(&recipe, NULL));
+    set(&recipe, "data.train=");
+    mh_batches *batches;
+    FAILS(MH_EVALUE, "data.train is not set", mh_recipe_data(&recipe, &batches));
 }
 
 static void recipe_takes_names_and_vocabulary(void **state)
@@ -478,7 +481,9 @@ static void event_files_have_the_format(void **state)
 /* ---- whole runs ---------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int64_t stop_at; /* raise the flag in this step */
+    int64_t stop_at;            /* raise the flag in this step */
+    int64_t stop_in_evaluation; /* in the evaluation after this step, where `stops_evaluation` */
+    bool stops_evaluation;
     volatile int stop;
     mh_train_log last;
     double first_valid, last_valid;
@@ -490,6 +495,16 @@ static void on_step(void *context, const mh_train_log *log)
     watcher *w = context;
     w->last = *log;
     w->stop = log->step == w->stop_at;
+}
+
+static void on_progress(void *context, const char *what, double done, double total, const char *note)
+{
+    watcher *w = context;
+    (void)note;
+    assert_string_equal(what, "evaluating");
+    assert_true(done <= total);
+    if (w->stops_evaluation && w->last.step == w->stop_in_evaluation)
+        w->stop = 1;
 }
 
 static void on_log(void *context, const mh_train_log *log)
@@ -508,8 +523,13 @@ static void on_message(void *context, const char *sentence)
 
 static mh_status run(mh_recipe recipe, mh_train_mode mode, const char *init_from, watcher *w)
 {
-    mh_train_watch watch = {
-        .context = w, .step = on_step, .log = on_log, .message = on_message, .stop = &w->stop};
+    mh_train_watch watch = {.context = w,
+                            .step = on_step,
+                            .log = on_log,
+                            .message = on_message,
+                            .progress = on_progress,
+                            .stop = &w->stop};
+    w->stop = 0;
     return mh_train(&recipe, mode, init_from, &watch);
 }
 
@@ -569,6 +589,48 @@ static void stop_and_resume_equals_uninterrupted(void **state)
         mh_text_release(&w.messages);
         OK(mh_remove_tree(at("parts")));
     }
+}
+
+/* Also in the middle of an evaluation, twice: it is made again, and the weights are not lost. */
+static void stop_in_an_evaluation_and_resume(void **state)
+{
+    (void)state;
+    for (int stop = 0; stop <= 6; stop += stop ? 2 : 4) {
+        watcher w = {.stop_at = -1, .stop_in_evaluation = stop, .stops_evaluation = true};
+        mh_recipe recipe = tiny_recipe("parts");
+        FAILS(MH_EINTERRUPTED, "--resume", run(recipe, MH_TRAIN_NEW, NULL, &w));
+        assert_true(mh_path_exists(step_path("parts", stop, "")));
+        FAILS(MH_EINTERRUPTED, "--resume", run(recipe, MH_TRAIN_RESUME, NULL, &w));
+        w.stops_evaluation = false;
+        OK(run(recipe, MH_TRAIN_RESUME, NULL, &w));
+        for (int step = 2; step <= 6; step += 2)
+            same_checkpoint("whole", "parts", step);
+        char *log = read_text(at("parts/metrics.jsonl"));
+        int evaluations = 0;
+        for (const char *line = log; (line = strstr(line, "\"valid_loss\"")) != NULL; line++)
+            evaluations++;
+        assert_int_equal(evaluations, 3); /* of steps 0, 4 and 6 */
+        free(log);
+        mh_text_release(&w.messages);
+        OK(mh_remove_tree(at("parts")));
+    }
+}
+
+static void a_run_without_checkpoint_begins_anew(void **state)
+{
+    (void)state;
+    watcher w = {.stop_at = 2};
+    FAILS(MH_EINTERRUPTED, "--resume", run(tiny_recipe("bare"), MH_TRAIN_NEW, NULL, &w));
+    OK(mh_remove_tree(at("bare/checkpoints")));
+    FAILS(MH_ESTATE, "start the run without --resume", run(tiny_recipe("bare"), MH_TRAIN_RESUME, NULL, &w));
+    w.stop_at = 0;
+    OK(run(tiny_recipe("bare"), MH_TRAIN_NEW, NULL, &w));
+    same_checkpoint("whole", "bare", 6);
+    char *log = read_text(at("bare/metrics.jsonl"));
+    assert_non_null(strstr(log, "\"step\":0,"));
+    assert_null(strstr(strstr(log, "\"step\":0,") + 1, "\"step\":0,"));
+    free(log);
+    mh_text_release(&w.messages);
 }
 
 static void what_may_change_on_resume(void **state)
@@ -718,8 +780,13 @@ static void a_loss_that_is_no_number_stops_the_run(void **state)
     set(&recipe, "train.eval_every=0");
     FAILS(MH_ESTATE, "step 1: the loss is not a finite number, first in the output of layer 1",
           run(recipe, MH_TRAIN_NEW, at("huge"), &w));
+    assert_null(strstr(mh_message(), "train.precision f32")); /* which it is */
     assert_true(mh_path_exists(step_path("nan", 0, "")));
     assert_false(mh_path_exists(step_path("nan", 1, "")));
+    recipe = tiny_recipe("nan-bf16");
+    set(&recipe, "train.eval_every=0");
+    set(&recipe, "train.precision=bf16");
+    FAILS(MH_ESTATE, "or with train.precision f32", run(recipe, MH_TRAIN_NEW, at("huge"), &w));
 
     recipe = tiny_recipe("nan2"); /* the evaluation before the first step sees it earlier */
     FAILS(MH_ESTATE, "step 0: the validation loss", run(recipe, MH_TRAIN_NEW, at("huge"), &w));
@@ -740,7 +807,7 @@ static void weights_of_another_model_are_refused(void **state)
     FAILS(MH_EMISMATCH, "2 attention heads", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
     recipe = tiny_recipe("other");
     set(&recipe, "model.dim=64");
-    FAILS(MH_EMISMATCH, "shape", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
+    FAILS(MH_EMISMATCH, "but the recipe asks for [", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
     OK(run(tiny_recipe("other"), MH_TRAIN_NEW, at("whole"), &w));
     mh_text_release(&w.messages);
 }
@@ -881,6 +948,8 @@ int main(void)
         cmocka_unit_test(metrics_go_on_after_a_kill),
         cmocka_unit_test(event_files_have_the_format),
         cmocka_unit_test(stop_and_resume_equals_uninterrupted), /* its "whole" is what others compare with */
+        cmocka_unit_test(stop_in_an_evaluation_and_resume),
+        cmocka_unit_test(a_run_without_checkpoint_begins_anew),
         cmocka_unit_test(what_may_change_on_resume),
         cmocka_unit_test(damaged_checkpoints_are_passed_over),
         cmocka_unit_test(retention_keeps_the_newest),

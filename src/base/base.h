@@ -127,14 +127,6 @@ typedef struct {
 mh_status mh_map_open(mh_map *map, const char *path);
 void mh_map_close(mh_map *map);
 
-/* ---- folder.c: folders that appear only when complete -------------------------------------------------- */
-
-/* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
- * file in it, renames it to `path` and syncs the parent. An existing `path` is replaced. */
-mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
-mh_status mh_folder_commit(const char *aside, const char *path);
-mh_status mh_remove_tree(const char *path); /* a missing path is fine */
-
 /* ---- lock.c: one holder at a time ---------------------------------------------------------------------- */
 
 /* An exclusive lock file naming pid and host of its holder; released by the system if the process dies.
@@ -145,7 +137,29 @@ typedef struct {
 } mh_lock;
 
 mh_status mh_lock_take(mh_lock *lock, const char *path);
-void mh_lock_release(mh_lock *lock);
+bool mh_lock_held(const mh_lock *lock);
+void mh_lock_release(mh_lock *lock); /* the file stays; harmless if not held */
+void mh_lock_remove(mh_lock *lock);  /* releases it and removes the file */
+
+/* ---- folder.c: folders that appear only when complete -------------------------------------------------- */
+
+/* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
+ * file in it, renames it to `path` and syncs the parent. An existing `path` is replaced. */
+mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
+mh_status mh_folder_commit(const char *aside, const char *path);
+mh_status mh_remove_tree(const char *path); /* a missing path is fine */
+
+/* The same for a folder that must not exist yet, neither now nor at the commit, made by one process at a
+ * time: path.lock is held meanwhile and then removed. Commit ends it in any case. Abort removes what was
+ * begun and keeps the sentence of the failure; harmless after commit, and on {0}. */
+typedef struct {
+    char path[MH_PATH], aside[MH_PATH];
+    mh_lock lock;
+} mh_new_folder;
+
+mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path);
+mh_status mh_new_folder_commit(mh_new_folder *folder);
+void mh_new_folder_abort(mh_new_folder *folder);
 
 /* ---- machine.c: hashes, memory and time ---------------------------------------------------------------- */
 
@@ -165,6 +179,9 @@ mh_status mh_json_parse(json_t **json, const char *data, size_t length, const ch
 mh_status mh_json_read(json_t **json, const char *path); /* a file of at most 64 MiB */
 mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out);
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
+
+/* A JSON number, or null where it is not finite: JSON knows no infinite perplexity. */
+json_t *mh_json_real(double value);
 
 /* Adds "xxh3", the hash of all else in the object as JSON without spaces; `path` is for the error. */
 mh_status mh_json_seal(json_t *object, const char *path);

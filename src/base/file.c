@@ -36,9 +36,12 @@ mh_status mh_make_dirs(const char *path)
     MH_TRY(mh_path_join(part, path, ""));
     for (char *slash = part + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
         *slash = '\0';
+        int error = mkdir(part, 0777) == 0 ? 0 : errno; /* of mkdir: stat sets its own */
         /* A folder that stands already may answer EROFS or EACCES instead of EEXIST. */
-        if (mkdir(part, 0777) != 0 && !mh_path_is_dir(part))
+        if (error != 0 && !mh_path_is_dir(part)) {
+            errno = error;
             return mh_fail_errno("create folder", part);
+        }
         *slash = '/';
     }
     return MH_OK;

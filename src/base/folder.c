@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <libgen.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -91,4 +92,53 @@ mh_status mh_folder_commit(const char *aside, const char *path)
     }
     MH_TRY(mh_sync_parent(final));
     return mh_remove_tree(old);
+}
+
+mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path)
+{
+    char parent[MH_PATH], lock[MH_PATH];
+    folder->lock = (mh_lock){0}; /* for mh_new_folder_abort */
+    MH_TRY(beside(folder->path, path, ""));
+    MH_TRY(beside(parent, path, ""));
+    MH_TRY(beside(lock, path, ".lock"));
+    if (mh_path_exists(folder->path))
+        return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first",
+                       folder->path);
+    MH_TRY(mh_make_dirs(dirname(parent)));
+    MH_TRY(mh_lock_take(&folder->lock, lock));
+    mh_status status = mh_folder_begin(folder->aside, path);
+    if (status != MH_OK)
+        mh_lock_remove(&folder->lock);
+    return status;
+}
+
+void mh_new_folder_abort(mh_new_folder *folder)
+{
+    if (!mh_lock_held(&folder->lock))
+        return;
+    char why[2 * MH_PATH];
+    snprintf(why, sizeof why, "%s", mh_message());
+    mh_remove_tree(folder->aside);
+    mh_lock_remove(&folder->lock);
+    mh_fail(MH_OK, "%s", why); /* not what hindered the removal */
+}
+
+mh_status mh_new_folder_commit(mh_new_folder *folder)
+{
+    mh_status status = walk_tree(folder->aside, sync_entry);
+    if (status == MH_OK && mh_path_exists(folder->path))
+        status =
+            mh_fail(MH_ESTATE,
+                    "%s has appeared meanwhile and is not replaced; choose another output or remove it first",
+                    folder->path);
+    /* Should it appear just here, rename itself refuses a folder that holds something. */
+    if (status == MH_OK && rename(folder->aside, folder->path) != 0)
+        status = mh_fail_errno("rename to", folder->path);
+    if (status == MH_OK)
+        status = mh_sync_parent(folder->path);
+    if (status == MH_OK)
+        mh_lock_remove(&folder->lock);
+    else
+        mh_new_folder_abort(folder);
+    return status;
 }

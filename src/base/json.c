@@ -1,6 +1,7 @@
 /* json: jansson behind limits. */
 #include "base/base.h"
 
+#include <math.h>
 #include <string.h>
 
 #define FILE_LIMIT ((size_t)64 << 20)
@@ -10,10 +11,14 @@ mh_status mh_json_parse(json_t **json, const char *data, size_t length, const ch
 {
     json_error_t error;
     *json = json_loadb(data, length, FLAGS, &error); /* jansson's own limit on depth is 2048 */
-    if (*json == NULL)
-        return mh_fail(MH_EFORMAT, "%s is not valid JSON: line %d, column %d: %s", what, error.line,
-                       error.column, error.text);
-    return MH_OK;
+    if (*json != NULL)
+        return MH_OK;
+    /* This one of jansson's sentences tells the programmer which flag to set. */
+    const char *why = json_error_code(&error) == json_error_null_character
+                          ? "\\u0000 is not allowed in a string"
+                          : error.text;
+    return mh_fail(MH_EFORMAT, "%s is not valid JSON: line %d, column %d: %s", what, error.line, error.column,
+                   why);
 }
 
 mh_status mh_json_read(json_t **json, const char *path)
@@ -67,6 +72,11 @@ mh_status mh_json_write(const char *path, const json_t *json)
         status = mh_file_write(path, text.data, text.length);
     mh_text_release(&text);
     return status;
+}
+
+json_t *mh_json_real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
 }
 
 #define SEAL "xxh3"

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 mh_status mh_lock_take(mh_lock *lock, const char *path)
@@ -27,6 +28,12 @@ mh_status mh_lock_take(mh_lock *lock, const char *path)
         }
         goto fail;
     }
+    struct stat held, named;
+    if (fstat(fd, &held) != 0 || stat(path, &named) != 0 || held.st_dev != named.st_dev ||
+        held.st_ino != named.st_ino) { /* its holder has removed it since we opened it */
+        status = mh_fail(MH_ESTATE, "%s was held until this moment; try again", path);
+        goto fail;
+    }
     gethostname(host, sizeof host - 1);
     int n = snprintf(holder, sizeof holder, "%ld on %s", (long)getpid(), host);
     if (ftruncate(fd, 0) != 0 || write(fd, holder, (size_t)n) != n) {
@@ -40,11 +47,23 @@ fail:
     return status;
 }
 
-/* The file stays: whoever has opened it meanwhile would otherwise lock a name that no longer exists. A lock
- * that is {0} was never taken, and descriptor 0 is not its own. */
+/* A lock that is {0} was never taken, and descriptor 0 is not its own. */
+bool mh_lock_held(const mh_lock *lock)
+{
+    return lock->path[0] != '\0' && lock->fd >= 0;
+}
+
 void mh_lock_release(mh_lock *lock)
 {
-    if (lock->path[0] != '\0' && lock->fd >= 0)
+    if (mh_lock_held(lock))
         close(lock->fd);
     lock->fd = -1;
+}
+
+/* Removed while held: afterwards the name may be another's. */
+void mh_lock_remove(mh_lock *lock)
+{
+    if (mh_lock_held(lock))
+        unlink(lock->path);
+    mh_lock_release(lock);
 }

@@ -107,6 +107,8 @@ const volatile int *cli_catch_signals(void);
 const char *cli_bytes(double bytes, char out[32]);      /* "1.5 GiB" */
 const char *cli_count(double count, char out[32]);      /* "12.3M" */
 const char *cli_duration(double seconds, char out[32]); /* "3m 20s" */
+/* "57.23" with two decimals; "1.234e+40" where these would be a row of digits */
+const char *cli_real(double value, int decimals, char out[32]);
 int cli_print_json(json_t *json); /* one object on stdout, consumed; returns an exit code */
 
 #endif

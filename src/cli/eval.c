@@ -3,13 +3,13 @@
 
 static void print_table(const mh_perplexity *r)
 {
-    char time[32];
+    char text[32];
     printf("documents        %14lld\n", (long long)r->documents);
     printf("tokens           %14lld\n", (long long)r->tokens);
     printf("bytes            %14lld\n", (long long)r->bytes);
-    printf("perplexity       %14.4f\n", r->perplexity);
-    printf("bits per byte    %14.4f\n", r->bits_per_byte);
-    printf("time             %14s\n", cli_duration(r->seconds, time));
+    printf("perplexity       %14s\n", cli_real(r->perplexity, 4, text));
+    printf("bits per byte    %14s\n", cli_real(r->bits_per_byte, 4, text));
+    printf("time             %14s\n", cli_duration(r->seconds, text));
     printf("tokens per second%14.0f\n", (double)r->tokens / r->seconds);
 }
 
@@ -40,9 +40,10 @@ static int run(const char *checkpoint, mh_precision precision, const cli_list *p
         return cli_report(status);
     if (json)
         return cli_print_json(json_pack(
-            "{s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "documents", (json_int_t)result.documents, "tokens",
-            (json_int_t)result.tokens, "bytes", (json_int_t)result.bytes, "nll", result.nll, "perplexity",
-            result.perplexity, "bits_per_byte", result.bits_per_byte, "seconds", result.seconds));
+            "{s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "documents", (json_int_t)result.documents, "tokens",
+            (json_int_t)result.tokens, "bytes", (json_int_t)result.bytes, "nll", mh_json_real(result.nll),
+            "perplexity", mh_json_real(result.perplexity), "bits_per_byte",
+            mh_json_real(result.bits_per_byte), "seconds", mh_json_real(result.seconds)));
     print_table(&result);
     return CLI_OK;
 }

@@ -12,13 +12,20 @@ typedef struct {
     size_t memory;  /* of training it, or of its weights */
 } subject;
 
+/* A vocabulary stands in for data that is not there; data that is there must agree with it. */
+static mh_status open_data(const mh_recipe *recipe, mh_batches **batches)
+{
+    mh_status status = mh_recipe_data(recipe, batches);
+    bool absent = !recipe->data.train[0] || status == MH_EIO;
+    return recipe->model.vocab && absent ? MH_OK : status;
+}
+
 static mh_status read_recipe(subject *s, const char *path, const cli_list *sets)
 {
     mh_recipe recipe;
     MH_TRY(mh_recipe_read(&recipe, path, sets->item, sets->count));
-    mh_batches *batches = NULL;
-    if (recipe.model.vocab == 0)
-        MH_TRY(mh_batches_open(&batches, recipe.data.train, "train", mh_recipe_length(&recipe), 0, NULL));
+    mh_batches *batches;
+    MH_TRY(open_data(&recipe, &batches));
     mh_status status = mh_recipe_resolve(&recipe, batches);
     mh_batches_close(batches);
     MH_TRY(status);

@@ -48,10 +48,21 @@ const char *cli_duration(double seconds, char out[32])
     return out;
 }
 
+const char *cli_real(double value, int decimals, char out[32])
+{
+    if (fabs(value) < 1e6)
+        snprintf(out, 32, "%.*f", decimals, value);
+    else
+        snprintf(out, 32, "%.4g", value);
+    return out;
+}
+
 int cli_print_json(json_t *json)
 {
     mh_text text = {0};
-    mh_status status = mh_json_dump(json, true, &text);
+    mh_status status =
+        json ? mh_json_dump(json, true, &text)
+             : mh_fail(MH_EVALUE, "the result cannot be written as JSON: a name in it is not UTF-8");
     if (status == MH_OK)
         puts(text.data);
     mh_text_release(&text);

@@ -1,7 +1,9 @@
 /* Ctrl-C: once to finish cleanly, twice to end at once. */
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <unistd.h>
 
 static volatile sig_atomic_t stop;
 
@@ -11,6 +13,12 @@ static void on_signal(int number)
     stop = 1;
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
+    static const char text[] =
+        "\nmhmoe: stopping as soon as the work allows; a second signal ends it at once\n";
+    int error = errno;
+    ssize_t told = write(STDERR_FILENO, text, sizeof text - 1); /* work inside a library may take long */
+    (void)told;
+    errno = error;
 }
 
 const volatile int *cli_catch_signals(void)

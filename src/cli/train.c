@@ -1,6 +1,8 @@
 /* mhmoe train: a run from its recipe, or the rest of one. */
 #include "cli/cli.h"
 
+#include <math.h>
+
 /* What the command remembers of the run for its last words. */
 typedef struct {
     cli_bar bar;
@@ -28,17 +30,20 @@ static void show_facts(void *context, const mh_recipe *recipe, const mh_train_fa
 
 static void show_validation(const mh_train_log *log)
 {
-    fprintf(stderr, "  validation: loss %.4f, perplexity %.2f, %.4f bits a byte", log->valid_loss,
-            log->valid_perplexity, log->valid_bits_per_byte);
+    char loss[32], perplexity[32], bits[32];
+    fprintf(stderr, "  validation: loss %s, perplexity %s, %s bits a byte",
+            cli_real(log->valid_loss, 4, loss), cli_real(log->valid_perplexity, 2, perplexity),
+            cli_real(log->valid_bits_per_byte, 4, bits));
 }
 
 static void show_training(const mh_train_log *log)
 {
-    char tokens[32], speed[32], flops[32], memory[32], left[32];
+    char tokens[32], loss[32], perplexity[32], gradient[32], speed[32], flops[32], memory[32], left[32];
     fprintf(stderr,
-            "  %s tokens  loss %.4f  perplexity %.2f  balance %.3f  gradient %.2f  rate %.2e  %s tokens/s  "
+            "  %s tokens  loss %s  perplexity %s  balance %.3f  gradient %s  rate %.2e  %s tokens/s  "
             "%s FLOP/s  %s  %s left",
-            cli_count((double)log->tokens, tokens), log->loss, log->perplexity, log->balance, log->grad_norm,
+            cli_count((double)log->tokens, tokens), cli_real(log->loss, 4, loss),
+            cli_real(log->perplexity, 2, perplexity), log->balance, cli_real(log->grad_norm, 2, gradient),
             log->rate, cli_count(log->tokens_per_second, speed), cli_count(log->flops_per_second, flops),
             cli_bytes(log->memory, memory), cli_duration(log->seconds_left, left));
 }
@@ -57,16 +62,19 @@ static void show_log(void *context, const mh_train_log *log)
 {
     view *v = context;
     cli_bar_clear(&v->bar);
-    if (log->validated)
+    if (log->validated) {
         v->validated = *log;
+        cli_bar_init(&v->bar); /* the next evaluation's time and rate are its own */
+    }
     if (v->bar.terminal && !log->validated)
         return;
     fprintf(stderr, "step %lld/%lld", (long long)log->step, (long long)log->steps);
-    if (log->step > 0)
+    bool updated = !isnan(log->loss);
+    if (updated)
         show_training(log);
     if (log->validated)
         show_validation(log);
-    if (log->step > 0 && log->moe_layers > 0)
+    if (updated && log->moe_layers > 0)
         show_load(log);
     fputc('\n', stderr);
 }
@@ -74,13 +82,19 @@ static void show_log(void *context, const mh_train_log *log)
 static void show_step(void *context, const mh_train_log *log)
 {
     view *v = context;
-    char note[96], speed[32];
+    char note[96], loss[32], speed[32];
     v->last = *log;
     if (!v->bar.terminal)
         return;
-    snprintf(note, sizeof note, "loss %.3f  %s tokens/s", log->loss,
+    snprintf(note, sizeof note, "loss %s  %s tokens/s", cli_real(log->loss, 3, loss),
              cli_count(log->tokens_per_second, speed));
     cli_bar_report(&v->bar, "training", (double)log->step, (double)log->steps, note);
+}
+
+static void show_progress(void *context, const char *what, double done, double total, const char *note)
+{
+    view *v = context;
+    cli_bar_report(&v->bar, what, done, total, note);
 }
 
 static void show_message(void *context, const char *sentence)
@@ -93,12 +107,16 @@ static void show_message(void *context, const char *sentence)
 static void print_summary(const view *v, const mh_recipe *recipe)
 {
     const char *run = recipe->train.run;
+    char loss[32], perplexity[32], bits[32];
     printf("run         %s, all %lld updates made\n", run, (long long)recipe->train.steps);
     if (v->last.step > 0)
-        printf("loss        %.4f nats a token (perplexity %.2f)\n", v->last.loss, v->last.perplexity);
+        printf("loss        %s nats a token (perplexity %s)\n", cli_real(v->last.loss, 4, loss),
+               cli_real(v->last.perplexity, 2, perplexity));
     if (v->validated.step > 0)
-        printf("validation  %.4f nats a token (perplexity %.2f), %.4f bits a byte\n", v->validated.valid_loss,
-               v->validated.valid_perplexity, v->validated.valid_bits_per_byte);
+        printf("validation  %s nats a token (perplexity %s), %s bits a byte\n",
+               cli_real(v->validated.valid_loss, 4, loss),
+               cli_real(v->validated.valid_perplexity, 2, perplexity),
+               cli_real(v->validated.valid_bits_per_byte, 4, bits));
     printf("\nWhat to try next:\n"
            "  mhmoe generate %s --prompt \"Once upon a time\"\n"
            "  mhmoe eval %s --perplexity FILE.txt\n"
@@ -119,6 +137,7 @@ static mh_status train(view *v, const char *path, const cli_list *sets, bool res
                             .log = show_log,
                             .step = show_step,
                             .message = show_message,
+                            .progress = show_progress,
                             .stop = cli_catch_signals()};
     mh_status status = mh_train(&recipe, resume ? MH_TRAIN_RESUME : MH_TRAIN_NEW, init_from, &watch);
     cli_bar_clear(&v->bar);

@@ -28,7 +28,7 @@ typedef struct {
     mh_tokenizer *tokenizer;
     mh_corpus *corpus;
     mh_shard_writer shard[SIDES];
-    char aside[MH_PATH];
+    mh_new_folder folder;
 
     bool by_blocks;
     double total;     /* bytes of text, known if by_blocks */
@@ -192,7 +192,7 @@ static mh_status open_shards(builder *b)
 {
     for (int s = TRAIN; s < (b->build->valid_fraction > 0 ? SIDES : VALID); s++) {
         char path[MH_PATH];
-        MH_TRY(mh_path_join(path, b->aside, shard_names[s]));
+        MH_TRY(mh_path_join(path, b->folder.aside, shard_names[s]));
         MH_TRY(mh_shard_create(&b->shard[s], path, b->tokenizer));
     }
     return MH_OK;
@@ -235,7 +235,7 @@ static json_t *json_path(const char *path)
 static mh_status write_json(const builder *b, const mh_build_result *r)
 {
     char path[MH_PATH];
-    MH_TRY(mh_path_join(path, b->aside, "data.json"));
+    MH_TRY(mh_path_join(path, b->folder.aside, "data.json"));
     json_t *inputs = json_array();
     for (int i = 0; i < b->build->input_count; i++)
         json_array_append_new(inputs, json_path(b->build->inputs[i]));
@@ -270,9 +270,10 @@ static mh_build_result count(const builder *b)
                              .by_blocks = b->by_blocks};
 }
 
-/* Fills the folder b->aside. */
+/* Fills the folder aside. */
 static mh_status fill(builder *b, mh_build_result *result)
 {
+    MH_TRY(survey(b));
     MH_TRY(open_shards(b));
     MH_TRY(mh_corpus_open(&b->corpus, b->build->inputs, b->build->input_count));
     MH_TRY(encode_all(b));
@@ -281,7 +282,7 @@ static mh_status fill(builder *b, mh_build_result *result)
     char path[MH_PATH];
     size_t bytes;
     const void *file = mh_tokenizer_bytes(b->tokenizer, &bytes);
-    MH_TRY(mh_path_join(path, b->aside, "tokenizer.model"));
+    MH_TRY(mh_path_join(path, b->folder.aside, "tokenizer.model"));
     MH_TRY(mh_file_write(path, file, bytes));
     return write_json(b, result);
 }
@@ -292,23 +293,15 @@ static mh_status run(builder *b, mh_build_result *result)
     if (!(build->valid_fraction >= 0 && build->valid_fraction <= 0.5))
         return mh_fail(MH_EVALUE, "the fraction for validation is %g; choose one from 0 to 0.5",
                        build->valid_fraction);
-    if (mh_path_exists(build->output))
-        return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first (rm -r %s)",
-                       build->output, build->output);
     MH_TRY(mh_tokenizer_load(&b->tokenizer, build->tokenizer));
-    MH_TRY(survey(b));
-    MH_TRY(mh_folder_begin(b->aside, build->output));
+    MH_TRY(mh_new_folder_begin(&b->folder, build->output));
     mh_status status = fill(b, result);
     if (status == MH_OK)
-        status = mh_folder_commit(b->aside, build->output);
-    if (status == MH_OK)
-        return MH_OK;
+        return mh_new_folder_commit(&b->folder);
     mh_shard_abort(&b->shard[TRAIN]);
     mh_shard_abort(&b->shard[VALID]);
-    char why[4096];
-    snprintf(why, sizeof why, "%s", mh_message());
-    mh_remove_tree(b->aside);
-    return mh_fail(status, "%s", why); /* not what hindered the removal */
+    mh_new_folder_abort(&b->folder);
+    return status;
 }
 
 mh_status mh_data_build(const mh_build *build, const mh_progress *progress, mh_build_result *result)

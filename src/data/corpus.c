@@ -1,6 +1,7 @@
 /* corpus: documents out of streams of text. */
 #include "data/data.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -126,6 +127,40 @@ static mh_status next_line(mh_corpus *c, const char **line, size_t *length)
     return MH_OK;
 }
 
+/* What the escape \uXXXX at `s` stands for; -1 if there is none. */
+static int escaped(const char *s)
+{
+    int unit = 0;
+    if (s[0] != '\\' || s[1] != 'u')
+        return -1;
+    for (int i = 2; i < 6; i++) {
+        if (!isxdigit((unsigned char)s[i]))
+            return -1;
+        unit =
+            unit * 16 + (isdigit((unsigned char)s[i]) ? s[i] - '0' : tolower((unsigned char)s[i]) - 'a' + 10);
+    }
+    return unit;
+}
+
+/* Cleans what is written as escapes: NUL and halves of surrogate pairs, which jansson refuses, become \ufffd.
+ */
+static void mend_escapes(char *line, int64_t *invalid)
+{
+    for (char *at = line; (at = strchr(at, '\\')) != NULL && at[1] != '\0';) {
+        int unit = escaped(at);
+        bool surrogate = (unit & ~0x7ff) == 0xd800, high = (unit & ~0x3ff) == 0xd800;
+        if (high && (escaped(at + 6) & ~0x3ff) == 0xdc00) {
+            at += 12;
+            continue;
+        }
+        if (unit == 0 || surrogate) {
+            memcpy(at, "\\ufffd", 6);
+            ++*invalid;
+        }
+        at += unit < 0 ? 2 : 6;
+    }
+}
+
 /* The text of the next line of a .jsonl, nothing for an empty line; *end behind the last. */
 static mh_status next_object(mh_corpus *c, bool *end)
 {
@@ -143,6 +178,7 @@ static mh_status next_object(mh_corpus *c, bool *end)
     }
     c->label.length = 0;
     MH_TRY(mh_text_printf(&c->label, "%s:%lld", mh_source_name(c->source), (long long)c->line));
+    mend_escapes(c->text.data, &c->stream_invalid);
     json_t *object;
     MH_TRY(mh_json_parse(&object, c->text.data, c->text.length, c->label.data));
     const json_t *text = json_object_get(object, "text");

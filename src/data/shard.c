@@ -134,12 +134,15 @@ mh_status mh_shard_commit(mh_shard_writer *writer)
     mh_map map = {0};
     mh_status status = fflush(writer->out.file) == 0 ? mh_map_open(&map, writer->out.aside)
                                                      : mh_fail_errno("write", writer->out.path);
+    if (status == MH_OK && map.size != sizeof writer->header + writer->header.tokens * writer->header.width)
+        status = mh_fail(MH_EIO, "%s is not as it was written: another process changes it; stop that one",
+                         writer->out.aside);
     if (status == MH_OK) {
         writer->header.checksum = checksum(&writer->header, map.data + sizeof writer->header);
-        mh_map_close(&map);
         rewind(writer->out.file);
         status = mh_writer_put(&writer->out, &writer->header, sizeof writer->header);
     }
+    mh_map_close(&map);
     if (status == MH_OK)
         return mh_writer_commit(&writer->out);
     mh_shard_abort(writer);

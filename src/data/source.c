@@ -32,16 +32,21 @@ static bool ends_in(const char *name, size_t length, const char *suffix)
     return length > n && strncasecmp(name + length - n, suffix, n) == 0;
 }
 
-/* What a name promises, whatever suffix of a compression stands behind it. */
-static mh_source_kind kind_of_name(const char *name)
+/* The length of a name without the suffix of a compression. */
+static size_t plain_length(const char *name)
 {
     static const char *const packed[] = {".gz", ".xz", ".zst", ".bz2"};
     size_t length = strlen(name);
     for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
-        if (ends_in(name, length, packed[i])) {
-            length -= strlen(packed[i]);
-            break;
-        }
+        if (ends_in(name, length, packed[i]))
+            return length - strlen(packed[i]);
+    return length;
+}
+
+/* What a name promises. */
+static mh_source_kind kind_of_name(const char *name)
+{
+    size_t length = plain_length(name);
     if (ends_in(name, length, ".jsonl"))
         return MH_SOURCE_LINES;
     return ends_in(name, length, ".txt") || ends_in(name, length, ".md") ? MH_SOURCE_TEXT : MH_SOURCE_NONE;
@@ -108,9 +113,22 @@ static mh_status next_path(mh_source *s, const FTSENT **found)
 
 static mh_status archive_failed(struct archive *a, const char *name)
 {
+    /* libarchive's own numbers are -1, EINVAL and EILSEQ; all others are the system's. */
+    int error = archive_errno(a);
+    if (error > 0 && error != EINVAL && error != EILSEQ) {
+        errno = error;
+        return mh_fail_errno("read", name);
+    }
     const char *why = archive_error_string(a);
     return mh_fail(MH_EIO, "cannot read %s: %s; the file may be damaged or cut short", name,
                    why != NULL ? why : "unknown error");
+}
+
+/* A warning is about a name's character set. A damaged header, after which the entry would be passed over, is
+ * something else: ARCHIVE_RETRY. */
+static bool usable(int result)
+{
+    return result == ARCHIVE_OK || result == ARCHIVE_WARN;
 }
 
 static mh_status new_archive(struct archive **out, bool tar)
@@ -166,7 +184,7 @@ static mh_status begin_entry(mh_source *s, struct archive_entry *e, mh_source_ki
     int result = archive_read_next_header(s->entry, &e);
     if (result == ARCHIVE_EOF)
         *kind = MH_SOURCE_NONE;
-    else if (result < ARCHIVE_WARN)
+    else if (!usable(result))
         return archive_failed(s->entry, s->name.data);
     return MH_OK;
 }
@@ -200,10 +218,13 @@ mh_status mh_source_next(mh_source *s, mh_source_kind *kind)
         if (result == ARCHIVE_EOF) {
             close_archive(&s->file);
             s->read += s->size;
-        } else if (result < ARCHIVE_WARN) {
+        } else if (!usable(result)) {
             return archive_failed(s->file, s->file_name);
         } else if ((archive_format(s->file) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR) {
             MH_TRY(begin_entry(s, e, kind));
+        } else if (ends_in(s->file_name, plain_length(s->file_name), ".tar")) {
+            return mh_fail(MH_EFORMAT, "%s is named a tar but does not begin as one; the file may be damaged",
+                           s->file_name);
         } else {
             MH_TRY(mh_text_printf(&s->name, "%s", s->file_name));
             *kind = kind_of_name(s->file_name) == MH_SOURCE_LINES ? MH_SOURCE_LINES : MH_SOURCE_TEXT;

@@ -15,7 +15,11 @@ extern "C" {
 /* SentencePiece marks unknown characters with U+2585 and drops lines that hold it: they are cut there. */
 static const char UNKNOWN_SIGN[] = "\xe2\x96\x85";
 
-/* Longer lines are cut: many copies of one huge line would fill the sample. */
+/* SentencePiece writes a space like this. A text without many would lose it to the character coverage. */
+static const char SPACE_SIGN[] = "\xe2\x96\x81";
+
+/* Longer lines are cut: many copies of one huge line would fill the sample, and SentencePiece keeps the place
+ * of a symbol within its word in 16 bits. */
 enum { LINE_BYTES = 4096 };
 
 /* One line in so many of the sample is kept from training, to measure on. A sample of fewer lines than
@@ -99,6 +103,19 @@ class Lines : public sentencepiece::SentenceIterator
 
 } // namespace
 
+/* Where to cut a line, which thereby has no more than LINE_BYTES: before its last space, else between two
+ * characters. */
+static size_t cut_line(std::string_view line)
+{
+    if (line.size() <= LINE_BYTES)
+        return line.size();
+    size_t cut = line.rfind(' ', LINE_BYTES);
+    if (cut == line.npos || cut == 0)
+        for (cut = LINE_BYTES; (line[cut] & 0xc0) == 0x80;)
+            cut--;
+    return cut;
+}
+
 /* Adds the lines of a document, without their ends: a newline is a piece of its own. */
 static void add_lines(Sample &sample, std::string_view text)
 {
@@ -106,7 +123,7 @@ static void add_lines(Sample &sample, std::string_view text)
         std::string_view line = text.substr(0, text.find('\n'));
         text.remove_prefix(std::min(line.size() + 1, text.size()));
         while (!line.empty()) {
-            std::string_view part = line.substr(0, mh_utf8_cut(line.data(), line.size(), LINE_BYTES));
+            std::string_view part = line.substr(0, cut_line(line));
             size_t sign = part.find(UNKNOWN_SIGN);
             line.remove_prefix(sign == part.npos ? part.size() : sign + strlen(UNKNOWN_SIGN));
             if (sign > 0)
@@ -174,6 +191,7 @@ static mh_status train_model(int vocab, const std::vector<Sample::Line> &lines, 
                                                     {"split_digits", "true"},
                                                     {"allow_whitespace_only_pieces", "true"},
                                                     {"character_coverage", "0.9995"},
+                                                    {"required_chars", SPACE_SIGN},
                                                     {"max_sentence_length", std::to_string(1 << 20)},
                                                     {"unk_id", "0"},
                                                     {"bos_id", "1"},
@@ -204,6 +222,11 @@ static mh_status train(const mh_tokenizer_training *training, const char *path, 
                        mh_tokenizer_trained *result)
 {
     double started = mh_seconds();
+    /* Whether the model can be written is known before the work. The file is not held open through it: it
+     * would stay behind if the process were killed. */
+    mh_writer attempt;
+    MH_TRY(mh_writer_open(&attempt, path));
+    mh_writer_abort(&attempt);
     Sample sample(training->seed, training->sample_bytes);
     MH_TRY(read_sample(training, sample, progress, result));
     std::vector<Sample::Line> lines = sample.take();

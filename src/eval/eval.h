@@ -16,7 +16,7 @@ typedef struct {
 
 /* Every token of every document of `paths` is predicted once. Documents longer than the context are read with
  * a window of the context's length moved by `stride` tokens (0: half the context), each token counted where
- * it has most context. */
+ * it has most context. Fails where the model gives NaN; the measures may be infinite. */
 mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenizer, const char *const *paths,
                              int count, int64_t stride, const mh_progress *progress, mh_perplexity *result);
 

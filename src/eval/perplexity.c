@@ -213,6 +213,9 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
         status = measure_documents(&w, tokenizer, corpus, stride ? stride : (context + 1) / 2, &rest);
     }
     finish(result, started);
+    if (status == MH_OK && isnan(result->nll))
+        status = mh_fail(MH_EVALUE, "the model predicts no numbers but NaN: its weights are spoilt; use an "
+                                    "older checkpoint, or precision f32");
     mh_ids_release(&rest.ids);
     mh_corpus_close(corpus);
     mh_arena_release(&w.memory);
@@ -239,7 +242,7 @@ mh_status mh_eval_batches(const mh_model *model, mh_pass *pass, const mh_batches
         }
         measure(&w, mask_documents);
         mh_progress_report(progress, "evaluating", (double)next, (double)sequences, NULL);
-        if (mh_progress_stopped(progress))
+        if (next < sequences && mh_progress_stopped(progress))
             status = mh_fail(MH_EINTERRUPTED, "stopped after %lld of %lld sequences of the evaluation",
                              (long long)next, (long long)sequences);
     }

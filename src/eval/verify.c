@@ -101,6 +101,18 @@ static mh_status need(const mh_tensors *file, const char *path, const char *name
     return MH_OK;
 }
 
+/* What the metadata ask for must be there before memory is taken for it. */
+static mh_status check_size(const mh_tensors *file, const char *path, int64_t params)
+{
+    int64_t held = 0;
+    for (int i = 0; i < mh_tensors_count(file); i++)
+        held += mh_tensor_elements(mh_tensors_at(file, i));
+    if (params <= held)
+        return MH_OK;
+    return mh_fail(MH_EFORMAT, "%s: its metadata ask for %lld parameters, but it holds only %lld numbers",
+                   path, (long long)params, (long long)held);
+}
+
 static mh_status load_weights(const mh_params *params, const mh_tensors *file, const char *path)
 {
     for (int i = 0; i < params->count; i++) {
@@ -259,6 +271,10 @@ static mh_status verify_layer(comparison *c, mh_precision precision)
     mh_params counted = {0};
     mh_arena count = {0}, arena;
     mh_ffn_register(&r.ffn, &counted, "");
+    int64_t params = 0;
+    for (int i = 0; i < MH_PARTS; i++)
+        params += counted.part[i];
+    MH_TRY(check_size(c->file, c->path, params));
     layer_layout(&r, &count, counted.count, counted.elements, precision);
     MH_TRY(mh_arena_init(&arena, count.used, "a layer"));
     layer_layout(&r, &arena, counted.count, counted.elements, precision);
@@ -358,6 +374,7 @@ static mh_status verify_decoder(comparison *c, mh_precision precision)
     if (config.moe.every == 0)
         config.moe.experts = 0;
     MH_TRY(mh_config_resolve(&config));
+    MH_TRY(check_size(c->file, c->path, mh_count_params(&config).total));
     const mh_tensor *tokens = mh_tensors_find(c->file, "tokens");
     if (tokens == NULL || tokens->type != MH_I32 || tokens->rank != 2 || tokens->shape[0] < 1 ||
         tokens->shape[1] < 2)

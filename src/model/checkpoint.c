@@ -12,13 +12,11 @@
 #define WEIGHTS_FILE   "model.safetensors"
 #define TOKENIZER_FILE "tokenizer.model"
 
-/* Parameter `index` as it stands in the file. */
-static mh_tensor describe(const mh_params *params, int index)
+/* A parameter as it stands in the file, its data apart. */
+static mh_tensor describe(const mh_param *param)
 {
-    const mh_param *param = &params->list[index];
     int64_t shape[] = {param->groups, param->rows, param->cols};
-    mh_tensor tensor = {
-        .name = param->name, .type = MH_F32, .rank = param->rank, .data = mh_param_value(params, index).p};
+    mh_tensor tensor = {.name = param->name, .type = MH_F32, .rank = param->rank};
     memcpy(tensor.shape, shape + 3 - param->rank, (size_t)param->rank * sizeof *shape);
     return tensor;
 }
@@ -53,8 +51,10 @@ static mh_status write_weights(const mh_model *model, const char *folder)
     if (tensor == NULL || meta == NULL) {
         status = mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
     } else {
-        for (int i = 0; i < params->count; i++)
-            tensor[i] = describe(params, i);
+        for (int i = 0; i < params->count; i++) {
+            tensor[i] = describe(&params->list[i]);
+            tensor[i].data = mh_param_value(params, i).p;
+        }
         status = mh_tensors_write(path, tensor, params->count, meta);
     }
     json_decref(meta);
@@ -120,51 +120,70 @@ static const char *shape_text(const mh_tensor *tensor, char out[96])
     return out;
 }
 
-/* Copies what was found in the file into parameter `index`. */
-static mh_status read_tensor(mh_model *model, int index, const mh_tensor *found, const char *path)
+/* `who` asks for the parameter: "config.json". */
+static mh_status check_tensor(const mh_param *param, const mh_tensor *found, const char *who,
+                              const char *path)
 {
-    mh_tensor want = describe(&model->params, index);
+    mh_tensor want = describe(param);
     char is[96], should[96];
     if (found == NULL)
-        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" is missing, which " CONFIG_FILE " asks for", path,
-                       want.name);
+        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" is missing, which %s asks for", path, want.name, who);
     if (found->rank != want.rank ||
         memcmp(found->shape, want.shape, (size_t)want.rank * sizeof *want.shape) != 0)
-        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has shape [%s], but " CONFIG_FILE " asks for [%s]",
-                       path, want.name, shape_text(found, is), shape_text(&want, should));
+        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has shape [%s], but %s asks for [%s]", path,
+                       want.name, shape_text(found, is), who, shape_text(&want, should));
     if (found->type != MH_F32 && found->type != MH_BF16)
         return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" is of type %s; weights are F32 or BF16", path,
                        want.name, mh_type_name(found->type));
-    mh_mat value = mh_param_value(&model->params, index);
-    model->ops->cast(value, mh_mat_of((void *)found->data, value.rows, value.cols, found->type));
     return MH_OK;
 }
 
-static mh_status read_all(mh_model *model, const mh_tensors *tensors, const char *path)
+static mh_status check_tensors(const mh_params *params, const mh_tensors *tensors, const char *who,
+                               const char *path)
 {
-    const mh_params *params = &model->params;
     for (int i = 0; i < params->count; i++)
-        MH_TRY(read_tensor(model, i, mh_tensors_find(tensors, params->list[i].name), path));
+        MH_TRY(check_tensor(&params->list[i], mh_tensors_find(tensors, params->list[i].name), who, path));
     for (int i = 0; i < mh_tensors_count(tensors); i++) {
         const char *name = mh_tensors_at(tensors, i)->name;
         if (mh_params_find(params, name) < 0)
-            return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has no place in the model of " CONFIG_FILE, path,
-                           name);
+            return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has no place in the model that %s asks for", path,
+                           name, who);
     }
     return MH_OK;
 }
 
-static mh_status read_weights(mh_model *model, const char *folder)
+/* The same before there is a model: a wrong configuration must not cost the memory it asks for. */
+static mh_status check_config_tensors(const mh_config *config, const mh_tensors *tensors, const char *path)
 {
-    char path[MH_PATH];
-    mh_tensors *tensors;
-    MH_TRY(mh_path_join(path, folder, WEIGHTS_FILE));
-    MH_TRY(mh_tensors_open(&tensors, path));
-    mh_status status = read_all(model, tensors, path);
-    mh_tensors_close(tensors);
-    if (status == MH_OK)
-        mh_params_refresh(&model->params, model->ops);
+    mh_model shell = {.config = *config};
+    mh_params counted = {0}, listed = {0};
+    mh_model_register(&shell, &counted);
+    listed.capacity = counted.count;
+    listed.list = calloc((size_t)counted.count, sizeof *listed.list);
+    if (listed.list == NULL)
+        return mh_fail(MH_EMEMORY, "%s: no memory left to read it", path);
+    mh_model_register(&shell, &listed);
+    mh_status status = check_tensors(&listed, tensors, CONFIG_FILE, path);
+    free(listed.list);
     return status;
+}
+
+/* Tensors that were checked. */
+static void copy_tensors(mh_model *model, const mh_tensors *tensors)
+{
+    const mh_params *params = &model->params;
+    for (int i = 0; i < params->count; i++) {
+        mh_mat value = mh_param_value(params, i);
+        const mh_tensor *found = mh_tensors_find(tensors, params->list[i].name);
+        model->ops->cast(value, mh_mat_of((void *)found->data, value.rows, value.cols, found->type));
+    }
+    mh_params_refresh(params, model->ops);
+}
+
+static mh_status open_weights(mh_tensors **tensors, char path[MH_PATH], const char *folder)
+{
+    MH_TRY(mh_path_join(path, folder, WEIGHTS_FILE));
+    return mh_tensors_open(tensors, path);
 }
 
 static mh_status check_hash(const char *is, const char *should, const char *what, const char *folder)
@@ -180,10 +199,16 @@ static mh_status check_hash(const char *is, const char *should, const char *what
 mh_status mh_checkpoint_weights(mh_model *model, const char *folder)
 {
     mh_config config;
-    char hash[17];
+    mh_tensors *tensors;
+    char hash[17], path[MH_PATH];
     MH_TRY(mh_checkpoint_config(&config, hash, folder));
     MH_TRY(check_hash(model->tokenizer_hash, hash, "the model's", folder));
-    return read_weights(model, folder);
+    MH_TRY(open_weights(&tensors, path, folder));
+    mh_status status = check_tensors(&model->params, tensors, "the recipe", path);
+    if (status == MH_OK)
+        copy_tensors(model, tensors);
+    mh_tensors_close(tensors);
+    return status;
 }
 
 static mh_status read_tokenizer(mh_tokenizer **tokenizer, const mh_config *config, const char *hash,
@@ -201,6 +226,21 @@ static mh_status read_tokenizer(mh_tokenizer **tokenizer, const mh_config *confi
     return MH_OK;
 }
 
+static mh_status create_model(mh_model **model, const mh_config *config, const char *folder,
+                              mh_precision precision, bool training)
+{
+    mh_tensors *tensors;
+    char path[MH_PATH];
+    MH_TRY(open_weights(&tensors, path, folder));
+    mh_status status = check_config_tensors(config, tensors, path);
+    if (status == MH_OK)
+        status = mh_model_create(model, config, precision, training);
+    if (status == MH_OK)
+        copy_tensors(*model, tensors);
+    mh_tensors_close(tensors);
+    return status;
+}
+
 mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const char *folder,
                              mh_precision precision, bool training)
 {
@@ -212,15 +252,11 @@ mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const c
     if (status == MH_OK && tokenizer != NULL)
         status = read_tokenizer(&t, &config, hash, folder);
     if (status == MH_OK)
-        status = mh_model_create(&m, &config, precision, training);
+        status = create_model(&m, &config, folder, precision, training);
     if (status == MH_OK) {
         strcpy(m->tokenizer_hash, hash);
-        status = read_weights(m, folder);
-    }
-    if (status != MH_OK) {
-        mh_model_free(m);
+    } else {
         mh_tokenizer_free(t);
-        m = NULL;
         t = NULL;
     }
     *model = m;
@@ -235,6 +271,15 @@ static int64_t step_of(const char *name)
     int64_t step;
     bool named = strncmp(name, "step-", 5) == 0 && name[5] >= '0' && name[5] <= '9';
     return named && mh_text_to_int(name + 5, &step) ? step : -1;
+}
+
+/* Whether folder/name holds a model: folders of other things may bear such a name too. */
+static bool has_model(const char *folder, const char *name)
+{
+    char path[MH_PATH], config[MH_PATH], weights[MH_PATH];
+    return mh_path_join(path, folder, name) == MH_OK && mh_path_join(config, path, CONFIG_FILE) == MH_OK &&
+           mh_path_join(weights, path, WEIGHTS_FILE) == MH_OK && mh_path_exists(config) &&
+           mh_path_exists(weights);
 }
 
 mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
@@ -253,7 +298,7 @@ mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
                        ") nor a run folder (with checkpoints/ in it)",
                        path);
     for (const struct dirent *entry; (entry = readdir(dir)) != NULL;)
-        if (step_of(entry->d_name) > step_of(newest))
+        if (step_of(entry->d_name) > step_of(newest) && has_model(checkpoints, entry->d_name))
             snprintf(newest, sizeof newest, "%s", entry->d_name);
     closedir(dir);
     if (*newest == '\0')

@@ -118,9 +118,8 @@ mh_status mh_import_llama2c(const char *file, const char *tokenizer, const char 
 {
     mh_model *model = NULL;
     mh_tokenizer *pieces = NULL;
-    char aside[MH_PATH] = "";
-    if (mh_path_exists(output))
-        return mh_fail(MH_ESTATE, "%s: exists already; choose another output or remove it", output);
+    mh_new_folder folder;
+    MH_TRY(mh_new_folder_begin(&folder, output));
     mh_status status = read_model(&model, file);
     if (status == MH_OK)
         status = mh_tokenizer_load(&pieces, tokenizer);
@@ -129,13 +128,11 @@ mh_status mh_import_llama2c(const char *file, const char *tokenizer, const char 
                          "%s: %d pieces, but %s has a vocabulary of %lld; give the model's own tokenizer",
                          tokenizer, mh_tokenizer_vocab(pieces), file, (long long)model->config.vocab);
     if (status == MH_OK)
-        status = mh_folder_begin(aside, output);
+        status = mh_checkpoint_write(model, pieces, folder.aside);
     if (status == MH_OK)
-        status = mh_checkpoint_write(model, pieces, aside);
-    if (status == MH_OK)
-        status = mh_folder_commit(aside, output);
-    if (status != MH_OK && *aside != '\0')
-        mh_remove_tree(aside);
+        status = mh_new_folder_commit(&folder);
+    else
+        mh_new_folder_abort(&folder);
     mh_tokenizer_free(pieces);
     mh_model_free(model);
     return status;

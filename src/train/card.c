@@ -23,7 +23,7 @@ static mh_status write_results(mh_text *card, const mh_trainer_state *state)
         MH_TRY(mh_text_printf(card, ", training loss %.4f", state->loss));
     if (isfinite(state->valid_loss))
         MH_TRY(mh_text_printf(
-            card, ", validation loss %.4f nats a token (perplexity %.2f, %.4f bits a byte of text)",
+            card, ", validation loss %.4f nats a token (perplexity %.5g, %.4f bits a byte of text)",
             state->valid_loss, exp(state->valid_loss), state->valid_bits_per_byte));
     return mh_text_printf(card, ".\n");
 }

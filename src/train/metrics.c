@@ -46,19 +46,15 @@ static bool number_of(const mh_train_log *log, int i, double *value)
     return numbers[i].validation ? log->validated : has_updates(log);
 }
 
-static json_t *real(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null(); /* JSON knows no infinite perplexity */
-}
-
 static json_t *experts_of(const mh_train_log *log)
 {
     json_t *layers = json_array();
     for (int i = 0; i < log->moe_layers; i++)
         json_array_append_new(layers,
                               json_pack("{s:I, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
-                                        "entropy", real(log->load[i].entropy), "largest",
-                                        real(log->load[i].largest), "dropped", real(log->load[i].dropped)));
+                                        "entropy", mh_json_real(log->load[i].entropy), "largest",
+                                        mh_json_real(log->load[i].largest), "dropped",
+                                        mh_json_real(log->load[i].dropped)));
     return layers;
 }
 
@@ -68,7 +64,7 @@ static json_t *line_of(const mh_train_log *log)
     double value;
     for (int i = 0; i < NUMBERS; i++)
         if (number_of(log, i, &value))
-            json_object_set_new(line, numbers[i].key, real(value));
+            json_object_set_new(line, numbers[i].key, mh_json_real(value));
     if (has_updates(log))
         json_object_set_new(line, "experts", experts_of(log));
     return line;

@@ -94,6 +94,15 @@ int64_t mh_recipe_length(const mh_recipe *recipe)
     return recipe->train.sequence ? recipe->train.sequence : recipe->model.context;
 }
 
+mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches)
+{
+    *batches = NULL;
+    if (!recipe->data.train[0])
+        return mh_fail(MH_EVALUE, "data.train is not set; name a folder made by 'mhmoe data build'");
+    return mh_batches_open(batches, recipe->data.train, "train", mh_recipe_length(recipe),
+                           (uint64_t)recipe->train.seed, NULL);
+}
+
 static mh_status take_from_data(mh_config *model, const mh_batches *batches)
 {
     int64_t vocab = mh_batches_vocab(batches), eos = mh_batches_eos(batches);

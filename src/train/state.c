@@ -137,20 +137,15 @@ static mh_status read_moments(const mh_model *model, mh_optimizer *optimizer, co
 
 /* ---- trainer_state.json -------------------------------------------------------------------------------- */
 
-static json_t *number(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static mh_status write_state(const mh_trainer_state *state, int64_t seed, const char *folder)
 {
     char path[MH_PATH];
     MH_TRY(mh_path_join(path, folder, STATE_FILE));
-    json_t *json =
-        json_pack("{s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:s}", "format_version", FORMAT_VERSION, "step",
-                  (json_int_t)state->step, "tokens", (json_int_t)state->tokens, "seed", (json_int_t)seed,
-                  "loss", number(state->loss), "valid_loss", number(state->valid_loss), "valid_bits_per_byte",
-                  number(state->valid_bits_per_byte), "recipe", state->recipe, "data", state->data);
+    json_t *json = json_pack(
+        "{s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:s}", "format_version", FORMAT_VERSION, "step",
+        (json_int_t)state->step, "tokens", (json_int_t)state->tokens, "seed", (json_int_t)seed, "loss",
+        mh_json_real(state->loss), "valid_loss", mh_json_real(state->valid_loss), "valid_bits_per_byte",
+        mh_json_real(state->valid_bits_per_byte), "recipe", state->recipe, "data", state->data);
     mh_status status = mh_json_seal(json, path);
     if (status == MH_OK)
         status = mh_json_write(path, json);

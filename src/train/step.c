@@ -53,13 +53,14 @@ void mh_step_release(mh_step *step)
 
 static mh_status not_finite(const mh_step *s, int64_t step, const char *what, const char *where)
 {
-    const char *run = s->recipe->train.run;
+    const mh_train_config *c = &s->recipe->train;
     return mh_fail(
         MH_ESTATE,
         "step %lld: %s is not a finite number, first in %s; training stopped, and the last good "
         "checkpoint is kept in %s/checkpoints. Start another run from it by --init-from with a lower "
-        "train.rate or train.clip, or with train.precision f32",
-        (long long)step, what, where, run);
+        "train.rate or train.clip%s",
+        (long long)step, what, where, c->run,
+        c->precision == MH_PRECISION_F32 ? "" : ", or with train.precision f32");
 }
 
 mh_status mh_step_check(const mh_step *s, int64_t step, const char *what, double value)

@@ -40,6 +40,9 @@ mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const 
 /* Tokens of a training sequence: train.sequence, or model.context. */
 int64_t mh_recipe_length(const mh_recipe *recipe);
 
+/* Opens the training part of the recipe's data. */
+mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches);
+
 /* Checks what concerns several keys, takes vocab, bos and eos from the data if they are unset, resolves the
  * model. `batches` may be NULL (mhmoe info without data: vocab must then be set). */
 mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches);
@@ -116,7 +119,7 @@ size_t mh_train_bytes(const mh_recipe *recipe);
 typedef struct {
     int64_t step, tokens;
     double loss;                            /* of the last update; NaN before the first */
-    double valid_loss, valid_bits_per_byte; /* of the last evaluation; NaN before the first */
+    double valid_loss, valid_bits_per_byte; /* of the last evaluation; NaN before it, or if stopped in it */
     char recipe[17], data[17];              /* identities */
 } mh_trainer_state;
 
@@ -154,8 +157,8 @@ void mh_events_close(mh_events *events);
 
 /* ---- metrics.c: the log of a run, metrics.jsonl and TensorBoard ---------------------------------------- */
 
-/* One line. The means are over the updates since the line before; at step 0, and only there, there are none
- * and `loss` is NaN. */
+/* One line. The means are over the updates since the line before. Where there are none, at step 0 and at the
+ * repetition of an evaluation that was stopped, `loss` is NaN. */
 typedef struct {
     int64_t step, steps, tokens;
     double loss, perplexity, balance, grad_norm, rate, tokens_per_second, flops_per_second;
@@ -173,7 +176,8 @@ typedef struct {
     mh_events *events;
 } mh_metrics;
 
-/* Opens RUN's log to go on after `step`: later lines, and one that a kill left unfinished, are cut off. */
+/* Opens RUN's log to go on after `step` (-1: to begin anew): later lines, and one that a kill left
+ * unfinished, are cut off. */
 mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step);
 mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log);
 void mh_metrics_close(mh_metrics *metrics);
@@ -196,13 +200,16 @@ typedef struct {
     void (*log)(void *context, const mh_train_log *log);
     void (*step)(void *context, const mh_train_log *log); /* every update, for the progress bar */
     void (*message)(void *context, const char *sentence); /* "resumed after step 40" */
-    const volatile int *stop;                             /* as in mh_progress */
+    /* of an evaluation, and what stops it and the run: as in mh_progress */
+    void (*progress)(void *context, const char *what, double done, double total, const char *note);
+    const volatile int *stop;
 } mh_train_watch;
 
 typedef enum { MH_TRAIN_NEW, MH_TRAIN_RESUME } mh_train_mode;
 
 /* Trains as the recipe says, a new run from the weights of the checkpoint `init_from` if not NULL; resolves
- * the recipe. Ends with MH_OK, or with MH_EINTERRUPTED after a clean stop with a checkpoint. */
+ * the recipe. Ends with MH_OK, or with MH_EINTERRUPTED after a clean stop with a checkpoint; an evaluation
+ * that was stopped is made again when the run is resumed. */
 mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *init_from, const mh_train_watch *watch);
 
 #endif

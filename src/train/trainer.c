@@ -83,12 +83,18 @@ static void measure_load(trainer *t)
         t->load[i] = mh_plan_load(&mh_pass_ffn(t->step.pass, t->moe_layer[i])->plan);
 }
 
+/* Where it is stopped the log is not validated, and the state has the evaluation still to come. */
 static mh_status validate(trainer *t, mh_train_log *log)
 {
     const mh_recipe *r = t->recipe;
+    mh_progress progress = {t->watch->progress, t->watch->context, t->watch->stop};
     mh_perplexity result;
-    MH_TRY(mh_eval_batches(t->model, t->step.pass, t->valid, r->train.eval_sequences, r->data.mask_documents,
-                           NULL, &result));
+    t->state.valid_loss = t->state.valid_bits_per_byte = NAN;
+    mh_status status = mh_eval_batches(t->model, t->step.pass, t->valid, r->train.eval_sequences,
+                                       r->data.mask_documents, &progress, &result);
+    if (status == MH_EINTERRUPTED)
+        return MH_OK;
+    MH_TRY(status);
     log->validated = true;
     log->valid_loss = result.nll / (double)result.tokens;
     log->valid_perplexity = result.perplexity;
@@ -132,6 +138,31 @@ static bool due(int64_t step, int64_t every)
     return every > 0 && step % every == 0;
 }
 
+static bool evaluation_due(const trainer *t)
+{
+    return t->state.step == t->recipe->train.steps || due(t->state.step, t->recipe->train.eval_every);
+}
+
+static bool owes_evaluation(const trainer *t)
+{
+    return evaluation_due(t) && isnan(t->state.valid_loss);
+}
+
+static bool stopped(const trainer *t)
+{
+    return t->watch->stop && *t->watch->stop;
+}
+
+/* Fails where the run was stopped with something left to do; its checkpoint is written. */
+static mh_status check_stopped(const trainer *t)
+{
+    int64_t steps = t->recipe->train.steps;
+    if (!stopped(t) || (t->state.step == steps && !owes_evaluation(t)))
+        return MH_OK;
+    return mh_fail(MH_EINTERRUPTED, "stopped after step %lld of %lld; nothing is lost: --resume goes on",
+                   (long long)t->state.step, (long long)steps);
+}
+
 static mh_status update(trainer *t, int64_t step)
 {
     const mh_train_config *c = &t->recipe->train;
@@ -156,16 +187,14 @@ static mh_status loop(trainer *t)
     const mh_train_config *c = &t->recipe->train;
     for (int64_t step = t->state.step + 1; step <= c->steps; step++) {
         MH_TRY(update(t, step));
-        bool last = step == c->steps, evaluate = last || due(step, c->eval_every);
+        bool evaluate = evaluation_due(t);
         if (evaluate || due(step, c->log_every))
             MH_TRY(report(t, evaluate));
-        bool stopped = t->watch->stop && *t->watch->stop;
-        if (last || stopped || due(step, c->checkpoint_every))
+        bool stop = stopped(t); /* once: what stops after this has no checkpoint yet */
+        if (step == c->steps || stop || due(step, c->checkpoint_every))
             MH_TRY(checkpoint(t));
-        if (stopped && !last)
-            return mh_fail(MH_EINTERRUPTED,
-                           "stopped after step %lld of %lld; nothing is lost: --resume goes on",
-                           (long long)step, (long long)c->steps);
+        if (stop)
+            MH_TRY(check_stopped(t));
     }
     return MH_OK;
 }
@@ -176,13 +205,10 @@ static mh_status loop(trainer *t)
 static mh_status open_data(trainer *t)
 {
     const mh_data_config *data = &t->recipe->data;
-    int64_t length = mh_recipe_length(t->recipe);
-    uint64_t seed = (uint64_t)t->recipe->train.seed;
-    if (!data->train[0])
-        return mh_fail(MH_EVALUE, "data.train is not set; name a folder made by 'mhmoe data build'");
-    MH_TRY(mh_batches_open(&t->train, data->train, "train", length, seed, NULL));
+    MH_TRY(mh_recipe_data(t->recipe, &t->train));
     MH_TRY(mh_tokenizer_load(&t->tokenizer, mh_batches_tokenizer(t->train)));
-    MH_TRY(mh_batches_open(&t->valid, data->valid[0] ? data->valid : data->train, "valid", length, seed,
+    MH_TRY(mh_batches_open(&t->valid, data->valid[0] ? data->valid : data->train, "valid",
+                           mh_recipe_length(t->recipe), (uint64_t)t->recipe->train.seed,
                            mh_tokenizer_hash(t->tokenizer)));
     return mh_recipe_resolve(t->recipe, t->train);
 }
@@ -210,19 +236,19 @@ static mh_status check_memory(const trainer *t)
         needed / mib, available / mib, (long long)t->recipe->train.micro_batch);
 }
 
-/* The folder is locked before it is looked into. */
+/* The folder is locked before it is looked into. Without a checkpoint there is nothing to resume, and nothing
+ * lost by a new run in its place. */
 static mh_status enter_run(trainer *t, mh_train_mode mode)
 {
-    char lock[MH_PATH], metrics[MH_PATH];
+    char lock[MH_PATH];
     MH_TRY(mh_path_join(lock, t->run, "lock"));
-    MH_TRY(mh_path_join(metrics, t->run, "metrics.jsonl"));
     if (mode == MH_TRAIN_NEW)
         MH_TRY(mh_make_dirs(t->run));
     else if (!mh_path_is_dir(t->run))
         return mh_fail(MH_ESTATE, "%s: there is no such run folder to resume; start the run without --resume",
                        t->run);
     MH_TRY(mh_lock_take(&t->lock, lock));
-    if (mode == MH_TRAIN_NEW && (mh_state_exists(t->run) || mh_path_exists(metrics)))
+    if (mode == MH_TRAIN_NEW && mh_state_exists(t->run))
         return mh_fail(
             MH_ESTATE,
             "%s: a run is in this folder already; go on with it by --resume, choose another by --set "
@@ -315,8 +341,19 @@ static mh_status begin(trainer *t, const char *recipe_path, const char *weights)
         MH_TRY(validate(t, &log));
     MH_TRY(write_recipe(t, recipe_path));
     MH_TRY(checkpoint(t));
-    MH_TRY(mh_metrics_open(&t->metrics, t->run, 0));
+    MH_TRY(mh_metrics_open(&t->metrics, t->run, -1));
     return log.validated ? write_line(t, &log) : MH_OK;
+}
+
+/* The evaluation that the run was stopped in, so that all is written as if it had not been. */
+static mh_status make_up(trainer *t)
+{
+    mh_train_log log = log_of(t);
+    MH_TRY(validate(t, &log));
+    if (!log.validated)
+        return MH_OK;
+    MH_TRY(write_line(t, &log));
+    return checkpoint(t);
 }
 
 static mh_status resume(trainer *t, const char *recipe_path)
@@ -331,7 +368,8 @@ static mh_status resume(trainer *t, const char *recipe_path)
     tell(t, "resumed after step %lld", (long long)t->state.step);
     tell_facts(t);
     MH_TRY(write_recipe(t, recipe_path));
-    return mh_metrics_open(&t->metrics, t->run, t->state.step);
+    MH_TRY(mh_metrics_open(&t->metrics, t->run, t->state.step));
+    return owes_evaluation(t) ? make_up(t) : MH_OK;
 }
 
 static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
@@ -346,6 +384,7 @@ static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
     MH_TRY(mh_recipe_identity(t->recipe, t->state.recipe));
     identify_data(t, t->state.data);
     MH_TRY(mode == MH_TRAIN_NEW ? begin(t, recipe_path, weights) : resume(t, recipe_path));
+    MH_TRY(check_stopped(t));
     return loop(t);
 }
 

@@ -37,6 +37,26 @@ cmp one two
 "$mhmoe" info tiny.yaml --set model.vocab=400 >info
 "$mhmoe" info run --json >info
 
+# Of a recipe what training refuses is refused; without its data a vocabulary is enough.
+"$mhmoe" info tiny.yaml --set data.train=nowhere --set model.vocab=100 >info
+! "$mhmoe" info tiny.yaml --set model.vocab=100 2>err || fail "a vocabulary that is not the data's"
+grep -q 'has 400 pieces' err || fail "the refusal does not name the data's vocabulary"
+! "$mhmoe" info tiny.yaml --set data.train= 2>err || fail "neither data nor vocabulary"
+grep -q 'data.train is not set' err || fail "the refusal does not name data.train"
+
+# Measures that are rows of digits, or infinite, are short in text and null in JSON.
+explode() {
+    "$mhmoe" train tiny.yaml --set train.run="rate$1" --set moe.experts=0 --set train.steps=6 --set train.warmup=0 \
+        --set train.rate="$1" --set train.min_rate="$1" --set train.clip=0 --set train.decay=0 >out 2>&1
+    "$mhmoe" eval "rate$1" --perplexity corpus.jsonl >>out
+    ! grep -E '[0-9]{12}' out || fail "numbers of many digits"
+}
+explode 3
+grep -q 'perplexity *[0-9.]*e+' out || fail "the perplexity is no large number"
+explode 10
+grep -q 'perplexity *inf$' out || fail "the perplexity is finite"
+"$mhmoe" eval rate10 --perplexity corpus.jsonl --json | grep -q '"perplexity": null' || fail "no null in JSON"
+
 # Nothing is trained over a finished run, nor with another tokenizer, nor from a damaged checkpoint.
 ! "$mhmoe" train tiny.yaml 2>err || fail "a second training went over the first"
 grep -q -- '--resume' err || fail "the refusal does not name --resume"
