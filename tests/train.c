@@ -137,7 +137,7 @@ static void recipe_errors_are_sentences(void **state)
         {"moe.heads=3", "moe.heads 3 does not divide model.dim 32; the nearest that do are 2 and 4"},
         {"moe.top_k=5", "moe.top_k 5 is over moe.experts 4"},
         {"train.micro_batch=3", "the nearest that do are 2 and 4"},
-        {"train.micro_batch=5", "is over train.batch 4"},
+        {"train.micro_batch=5", "the largest that does is 4"},
         {"train.sequence=33", "over model.context 32"},
         {"train.warmup=6", "train.warmup 6"},
         {"train.min_rate=1", "train.min_rate 1 is over train.rate 0.001"},

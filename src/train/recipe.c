@@ -120,21 +120,7 @@ static mh_status take_from_data(mh_config *model, const mh_batches *batches)
 static mh_status check_batch(mh_train_config *t)
 {
     t->micro_batch = t->micro_batch ? t->micro_batch : t->batch;
-    if (t->micro_batch > t->batch)
-        return mh_fail(MH_EVALUE, "train.micro_batch %lld is over train.batch %lld; use at most the batch",
-                       (long long)t->micro_batch, (long long)t->batch);
-    int64_t below = t->micro_batch, above = t->micro_batch;
-    while (t->batch % below != 0)
-        below--;
-    while (t->batch % above != 0)
-        above++;
-    if (below != above)
-        return mh_fail(
-            MH_EVALUE,
-            "train.micro_batch %lld does not divide train.batch %lld; the nearest that do are %lld "
-            "and %lld",
-            (long long)t->micro_batch, (long long)t->batch, (long long)below, (long long)above);
-    return MH_OK;
+    return mh_check_divides("train.batch", t->batch, "train.micro_batch", t->micro_batch);
 }
 
 static mh_status check_schedule(mh_train_config *t)
