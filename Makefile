@@ -40,6 +40,10 @@ interop: deps-build deps-dev all
 bench: all
 	build/mhmoe bench --csv bench/results
 
+# The same training steps by PyTorch in the same run; a quarter of an hour or more.
+bench-peers: deps-peers all
+	/usr/bin/python3 bench/peers/step.py
+
 format: deps-dev
 	tools/format
 
@@ -54,4 +58,4 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install asan tsan interop bench format layers docs
+.PHONY: all check demo install asan tsan interop bench bench-peers format layers docs

@@ -184,8 +184,11 @@ static void test_step(void **state)
     int lines;
     mh_bench bench = quick(&lines);
     mh_bench_training training = {tiny_config(MH_PRESET_NONE), 2, 2};
-    OK(mh_bench_step(&bench, &training));
-    assert_int_equal(lines, 3 + MH_TIMES);
+    for (bench.precision = MH_PRECISION_F32; bench.precision <= MH_PRECISION_BF16; bench.precision++) {
+        lines = 0;
+        OK(mh_bench_step(&bench, &training));
+        assert_int_equal(lines, 3 + MH_TIMES);
+    }
 }
 
 static void test_stop(void **state)

@@ -39,8 +39,9 @@ typedef struct {
 
 /* What every benchmark is told, and the yardstick. */
 typedef struct {
-    double seconds; /* for each comparison; 0: as the benchmark thinks fit */
-    double keep;    /* MH_BENCH_KEEP */
+    double seconds;         /* for each comparison; 0: as the benchmark thinks fit */
+    double keep;            /* MH_BENCH_KEEP */
+    mh_precision precision; /* of `step` */
     const mh_progress *progress;
     mh_status (*tell)(void *context, const mh_bench_line *line); /* gets every result */
     void *context;
@@ -162,7 +163,7 @@ typedef struct {
 /* The reference model of docs/performance.md. */
 mh_bench_training mh_bench_reference(void);
 
-/* Whole training steps in bf16 of the model as dense, SMoE top-1 and MH-MoE with two heads. */
+/* Whole training steps in bench->precision of the model as dense, SMoE top-1 and MH-MoE with two heads. */
 mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training);
 
 #endif

@@ -41,7 +41,8 @@ static int64_t tokens_of(const mh_bench_training *t)
     return t->micro_batch * t->model.context;
 }
 
-static mh_status subject_init(subject *s, const mh_bench_training *training, mh_preset preset)
+static mh_status subject_init(subject *s, const mh_bench_training *training, mh_preset preset,
+                              mh_precision precision)
 {
     mh_recipe recipe;
     mh_options_defaults(&mh_recipe_options, &recipe);
@@ -50,7 +51,7 @@ static mh_status subject_init(subject *s, const mh_bench_training *training, mh_
     mh_config *config = &s->training.model;
     config->preset = preset;
     MH_TRY(mh_config_resolve(config));
-    MH_TRY(mh_model_create(&s->model, config, MH_PRECISION_BF16, true));
+    MH_TRY(mh_model_create(&s->model, config, precision, true));
     mh_model_init(s->model, 1);
     MH_TRY(mh_optimizer_init(&s->optimizer, s->model));
     mh_pass_shape shape = {.batch = training->micro_batch,
@@ -177,7 +178,7 @@ mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training)
     mh_race race = {.benchmark = "step",
                     .subject = name,
                     .pass = "training",
-                    .type = MH_BF16,
+                    .type = bench->precision == MH_PRECISION_BF16 ? MH_BF16 : MH_F32,
                     .seconds = 120,
                     .once = true,
                     .contenders = KINDS,
@@ -188,7 +189,7 @@ mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training)
     mh_progress_report(bench->progress, "step", 0, 1, NULL);
     mh_status status = MH_OK;
     for (int i = 0; status == MH_OK && i < KINDS; i++) {
-        status = subject_init(&all[i], training, kinds[i].preset);
+        status = subject_init(&all[i], training, kinds[i].preset, bench->precision);
         double flops = mh_count_flops(&all[i].training.model, c->context).training;
         race.contender[i] = (mh_contender){kinds[i].name, flops * (double)tokens, run, &all[i], 0};
     }

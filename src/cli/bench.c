@@ -249,11 +249,12 @@ static mh_status run_all(const request *q, mh_bench *bench)
     return MH_OK;
 }
 
-static int run(const request *q, report *r, double seconds, const char *folder)
+static int run(const request *q, report *r, double seconds, mh_precision precision, const char *folder)
 {
     cli_bar_init(&r->bar);
     mh_progress progress = {cli_bar_report, &r->bar, cli_catch_signals()};
-    mh_bench bench = {.seconds = seconds, .progress = &progress, .tell = tell, .context = r};
+    mh_bench bench = {
+        .seconds = seconds, .precision = precision, .progress = &progress, .tell = tell, .context = r};
     mh_bench_init(&bench);
     if (!r->json)
         print_yardstick(&bench);
@@ -271,7 +272,7 @@ static int run(const request *q, report *r, double seconds, const char *folder)
 
 int cli_bench(int argc, char **argv)
 {
-    const char *shapes = NULL, *folder = NULL;
+    const char *shapes = NULL, *folder = NULL, *precision_name = "bf16";
     int64_t threads = 0;
     double seconds = 0;
     bool json = false;
@@ -282,6 +283,7 @@ int cli_bench(int argc, char **argv)
          CLI_STRING, &shapes, 0, 0, false},
         {"threads", "N", "threads to use (default: OMP_NUM_THREADS, or all processors)", CLI_INT, &threads, 1,
          1024, false},
+        {"precision", "f32|bf16", "precision of step (bf16)", CLI_STRING, &precision_name, 0, 0, false},
         {"seconds", "S", "time for each comparison (default: from one second to two minutes)", CLI_FLOAT,
          &seconds, 0.001, 86400, false},
         {"csv", "FOLDER", "also write FOLDER/PROCESSOR.csv", CLI_STRING, &folder, 0, 0, false},
@@ -306,6 +308,9 @@ int cli_bench(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &names);
     if (code >= 0)
         return code;
+    mh_precision precision;
+    if ((code = cli_precision(precision_name, &precision)) >= 0)
+        return code;
     request q = {0};
     mh_status status = choose(&q, &names);
     if (status == MH_OK && shapes != NULL)
@@ -316,7 +321,7 @@ int cli_bench(int argc, char **argv)
         omp_set_num_threads((int)threads);
 
     report r = {.json = json, .results = json_array()};
-    code = run(&q, &r, seconds, folder);
+    code = run(&q, &r, seconds, precision, folder);
     json_decref(r.results);
     mh_text_release(&r.csv);
     return code;
