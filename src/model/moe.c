@@ -37,45 +37,26 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     bias.rows = 1, bias.cols = width, bias.scale = wide, bias.rank = e ? 2 : 1;
     bias.flags = MH_KEEP_F32 | (e ? MH_EXPERT : 0);
 
+    mh_param square = {.groups = 1,
+                       .rows = d,
+                       .cols = d,
+                       .rank = 2,
+                       .flags = MH_DECAY,
+                       .part = MH_PART_HEAD_MERGE,
+                       .init = MH_INIT_UNIFORM};
+    mh_param square_bias = square;
+    square_bias.rows = 1, square_bias.rank = 1, square_bias.flags = MH_KEEP_F32;
     if (e && m->head == MH_ON) {
-        /* Xavier uniform with gain 1/sqrt(2): sqrt(6/(d + d))/sqrt(2) */
-        f->head_weight = mh_params_add(params, prefix, "head.weight",
-                                       (mh_param){.groups = 1,
-                                                  .rows = d,
-                                                  .cols = d,
-                                                  .rank = 2,
-                                                  .flags = MH_DECAY,
-                                                  .part = MH_PART_HEAD_MERGE,
-                                                  .init = MH_INIT_UNIFORM,
-                                                  .scale = sqrt(1.5 / (double)d)});
-        f->head_bias = mh_params_add(params, prefix, "head.bias",
-                                     (mh_param){.groups = 1,
-                                                .rows = 1,
-                                                .cols = d,
-                                                .rank = 1,
-                                                .flags = MH_KEEP_F32,
-                                                .part = MH_PART_HEAD_MERGE,
-                                                .init = MH_INIT_UNIFORM,
-                                                .scale = 1 / sqrt((double)d)});
+        square.scale = sqrt(1.5 / (double)d); /* Xavier, gain 1/sqrt(2): sqrt(6/(d + d))/sqrt(2) */
+        square_bias.scale = 1 / sqrt((double)d);
+        f->head_weight = mh_params_add(params, prefix, "head.weight", square);
+        f->head_bias = mh_params_add(params, prefix, "head.bias", square_bias);
     }
     if (e && m->merge == MH_ON) {
-        f->merge_weight = mh_params_add(params, prefix, "merge.weight",
-                                        (mh_param){.groups = 1,
-                                                   .rows = d,
-                                                   .cols = d,
-                                                   .rank = 2,
-                                                   .flags = MH_DECAY,
-                                                   .part = MH_PART_HEAD_MERGE,
-                                                   .init = MH_INIT_UNIFORM,
-                                                   .scale = sqrt(3 / (double)d)});
-        f->merge_bias = mh_params_add(params, prefix, "merge.bias",
-                                      (mh_param){.groups = 1,
-                                                 .rows = 1,
-                                                 .cols = d,
-                                                 .rank = 1,
-                                                 .flags = MH_KEEP_F32,
-                                                 .part = MH_PART_HEAD_MERGE,
-                                                 .init = MH_INIT_ZERO});
+        square.scale = sqrt(3 / (double)d); /* Xavier, gain 1 */
+        square_bias.init = MH_INIT_ZERO;
+        f->merge_weight = mh_params_add(params, prefix, "merge.weight", square);
+        f->merge_bias = mh_params_add(params, prefix, "merge.bias", square_bias);
     }
     if (e) {
         mh_param router = {.groups = 1,
