@@ -116,15 +116,11 @@ static mh_mat scores(float *p, block b, int64_t ld)
     return (mh_mat){p, b.n, b.keys, ld, MH_F32};
 }
 
-/* The scores in the type of the products they go into: themselves, or a bf16 copy. */
-static mh_mat as_type(mh_mat p, mh_type type, void *half)
+/* Where scores stand in the type of the products they go into: in place, or as a bf16 copy, which is taken
+ * row by row as they come into being, out of the nearest cache. */
+static mh_mat in_type(mh_mat p, mh_type type, void *half)
 {
-    if (type == MH_F32)
-        return p;
-    mh_mat copy = {half, p.rows, p.cols, p.ld, type};
-    for (int64_t i = 0; i < p.rows; i++)
-        mh_copy_row(copy, i, p, i);
-    return copy;
+    return type == MH_F32 ? p : (mh_mat){half, p.rows, p.cols, p.ld, type};
 }
 
 /* Zeroes what query i does not see in its row of scores. */
@@ -140,7 +136,7 @@ static void forward(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh
 {
     const mh_rows *kernel = mh_rows_now();
     float scale = 1.0f / sqrtf((float)a->head_dim);
-    mh_mat p = scores(s.p, b, s.ld);
+    mh_mat p = scores(s.p, b, s.ld), weights = in_type(p, v.type, s.p_half);
     multiply(p, queries(q, a, b), false, keys(k, a, b), true);
     for (int64_t i = 0; i < b.n; i++) {
         int64_t from = seen_from(a, b, i), to = seen_to(a, b, i);
@@ -149,9 +145,10 @@ static void forward(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh
         float sum = kernel->exp(seen, seen, scale, largest, to - from);
         kernel->scale(seen, 1.0f / sum, seen, to - from);
         mask(row, from, to, b.keys);
+        mh_write(weights, i, 0, b.keys, row);
         lse[(b.row + i) * a->heads + b.head] = largest + logf(sum);
     }
-    multiply(queries(y, a, b), as_type(p, v.type, s.p_half), false, keys(v, a, b), false);
+    multiply(queries(y, a, b), weights, false, keys(v, a, b), false);
 }
 
 void mh_cpu_attention_fwd(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape)
@@ -174,6 +171,7 @@ static void backward(mh_mat dq, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat 
     const mh_rows *kernel = mh_rows_now();
     float scale = 1.0f / sqrtf((float)a->head_dim);
     mh_mat p = scores(s.p, b, s.ld), ds = scores(s.ds, b, s.ld);
+    mh_mat p_in = in_type(p, q.type, s.p_half), ds_in = in_type(ds, q.type, s.ds_half);
     mh_mat upstream = queries(dy, a, b), output = queries(y, a, b);
     multiply(p, queries(q, a, b), false, keys(k, a, b), true);
     multiply(ds, upstream, false, keys(v, a, b), true);
@@ -187,12 +185,14 @@ static void backward(mh_mat dq, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat 
         float *row = mh_mat_row(p, i), *seen = row + from;
         kernel->exp(seen, seen, scale, lse[(b.row + i) * a->heads + b.head], to - from);
         mask(row, from, to, b.keys);
-        kernel->softmax_bwd(mh_mat_row(ds, i), row, mh_mat_row(ds, i), scale, delta, b.keys);
+        mh_write(p_in, i, 0, b.keys, row);
+        float *drow = mh_mat_row(ds, i);
+        kernel->softmax_bwd(drow, row, drow, scale, delta, b.keys);
+        mh_write(ds_in, i, 0, b.keys, drow);
     }
-    mh_mat half = as_type(p, q.type, s.p_half), dhalf = as_type(ds, q.type, s.ds_half);
-    multiply(mh_mat_of(s.dv, b.keys, a->head_dim, MH_F32), half, true, upstream, false);
-    multiply(mh_mat_of(s.dk, b.keys, a->head_dim, MH_F32), dhalf, true, queries(q, a, b), false);
-    multiply(queries(dq, a, b), dhalf, false, keys(k, a, b), false);
+    multiply(mh_mat_of(s.dv, b.keys, a->head_dim, MH_F32), p_in, true, upstream, false);
+    multiply(mh_mat_of(s.dk, b.keys, a->head_dim, MH_F32), ds_in, true, queries(q, a, b), false);
+    multiply(queries(dq, a, b), ds_in, false, keys(k, a, b), false);
 }
 
 static void store_sums(mh_mat dk, float *sums)
