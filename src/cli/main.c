@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "kernel/kernel.h"
 
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -96,8 +97,10 @@ static void close_output(void)
  * microseconds a wait. */
 static void wait_asleep(char **argv)
 {
-    if (getenv("OMP_WAIT_POLICY") == NULL && setenv("OMP_WAIT_POLICY", "passive", 1) == 0)
-        execv("/proc/self/exe", argv); /* comes back only where there is no /proc: then spin */
+    char program[PATH_MAX]; /* resolved: of /proc/self/exe itself, the process would be called "exe" */
+    if (getenv("OMP_WAIT_POLICY") == NULL && setenv("OMP_WAIT_POLICY", "passive", 1) == 0 &&
+        realpath("/proc/self/exe", program) != NULL)
+        execv(program, argv); /* comes back only where there is no /proc: then spin */
 }
 
 int main(int argc, char **argv)
