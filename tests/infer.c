@@ -393,8 +393,8 @@ static void check_round_trip(int64_t experts, mh_precision precision)
     assert_memory_equal(read->params.value, model->params.value,
                         (size_t)model->params.elements * sizeof *model->params.value);
     if (precision == MH_PRECISION_BF16)
-        assert_memory_equal(read->params.half, model->params.half,
-                            (size_t)model->params.elements * sizeof *model->params.half);
+        assert_memory_equal(read->params.work, model->params.work,
+                            (size_t)model->params.elements * sizeof(uint16_t));
     assert_string_equal(read->tokenizer_hash, mh_tokenizer_hash(tiny_tokenizer));
     assert_string_equal(mh_tokenizer_hash(tokenizer), mh_tokenizer_hash(tiny_tokenizer));
     json_t *a = mh_config_to_json(&config), *b = mh_config_to_json(&read->config);

@@ -59,6 +59,11 @@ CASE(sum)
     if (n)
         y[0][0] = k->sum(in[0], n);
 }
+CASE(sum_abs)
+{
+    if (n)
+        y[0][0] = k->sum_abs(in[0], n);
+}
 CASE(squares)
 {
     if (n)
@@ -149,6 +154,15 @@ CASE(gelu_bwd)
     k->gelu_bwd(y[0], in[0], in[1], n);
 }
 
+CASE(max_abs)
+{
+    y[0][0] = n ? k->max_abs(in[0], n) : y[0][0];
+}
+CASE(quantize)
+{
+    k->quantize(y[0], in[0], 4, -2, 3, n); /* values about 1: many are cut, many are halves */
+}
+
 static const mh_adamw_factors factors = {.grad_scale = 0.5f,
                                          .beta1 = 0.9f,
                                          .beta2 = 0.95f,
@@ -178,7 +192,8 @@ static const kernel_case cases[] = {
     ROW(softmax_bwd, false, false), ROW(norm, false, false),        ROW(norm_sums, true, false),
     ROW(norm_bwd, false, false),    ROW(norm_dw, false, false),     ROW(rotate, false, false),
     ROW(swiglu, false, false),      ROW(swiglu_bwd, false, false),  ROW(gelu, false, false),
-    ROW(gelu_bwd, false, false),    ROW(adamw, false, false),
+    ROW(gelu_bwd, false, false),    ROW(adamw, false, false),       ROW(sum_abs, true, false),
+    ROW(max_abs, true, true),       ROW(quantize, false, true),
 };
 _Static_assert(COUNT(cases) == sizeof(mh_rows) / sizeof(void (*)(void)), "a kernel without a case");
 

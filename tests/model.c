@@ -527,13 +527,15 @@ static void test_threads_give_equal_bits(void **state)
 {
     (void)state;
     int most = omp_get_max_threads();
-    for (int precision = 0; precision < 2; precision++) {
+    for (int variant = 0; variant < 4; variant++) {
+        mh_precision precision = variant % 2 ? MH_PRECISION_BF16 : MH_PRECISION_F32;
         float *want = NULL;
         size_t bytes = 0;
         for (int threads = 1; threads <= 4; threads *= 2) {
             omp_set_num_threads(threads);
             mh_config c = small_mhmoe();
             c.context = 64;
+            c.quant = variant < 2 ? MH_QUANT_NONE : MH_QUANT_BITNET158;
             fixture f = make(c, precision, 65, 64); /* 4160 tokens, 8320 routed rows */
             step_of(&f);
             bytes = (size_t)f.model->params.elements * sizeof(float);
@@ -541,7 +543,7 @@ static void test_threads_give_equal_bits(void **state)
                 want = malloc(bytes);
                 memcpy(want, f.model->params.grad, bytes);
             } else if (memcmp(want, f.model->params.grad, bytes) != 0) {
-                fail_msg("%d threads give other gradients than 1 in precision %d", threads, precision);
+                fail_msg("%d threads give other gradients than 1 in variant %d", threads, variant);
             }
             unmake(&f);
         }

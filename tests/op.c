@@ -85,7 +85,7 @@ static void gradients(void **state)
 static void every_op_has_a_gradient(void **state)
 {
     (void)state;
-    static const char without[] = " top_k plan add cast square_sum adamw ";
+    static const char without[] = " top_k plan add cast quantize ternarize square_sum adamw ";
     for (int i = 0; i < SUBJECTS; i++) {
         char word[64];
         snprintf(word, sizeof word, " %s ", subjects[i]->name);
@@ -494,6 +494,44 @@ static void balance_values(void **state)
     assert_true(fabsf(ops->balance_fwd(mh_mat_of(p, E, E, MH_F32), one, 1) - E) < 1e-5f);
 }
 
+/* In bf16 what stands in 0, 1, -128 and 127 steps must come out as it was. Halves go to the even side, and
+ * the largest magnitude is 127 steps, whichever sign it has. */
+static void quantized_rows(void **state)
+{
+    (void)state;
+    float x[3][5] = {{127, 0.5f, -1.5f, 2.5f, -127}, {0, 0, 0, 0, 0}, {-254, 1, 3, -5, 100}};
+    float want[3][5] = {{127, 0, -2, 2, -127}, {0, 0, 0, 0, 0}, {-254, 0, 4, -4, 100}}, y[3][5];
+    ops->quantize(mh_mat_of(y, 3, 5, MH_F32), mh_mat_of(x, 3, 5, MH_F32));
+    for (int r = 0; r < 3; r++)
+        for (int j = 0; j < 5; j++)
+            assert_true(y[r][j] == want[r][j]);
+    ops->quantize(mh_mat_of(x, 3, 5, MH_F32), mh_mat_of(x, 3, 5, MH_F32)); /* in place */
+    assert_memory_equal(x, want, sizeof x);
+}
+
+/* Each matrix has the mean of its own magnitudes as its step. Rows are longer than a piece. */
+static void ternary_matrices(void **state)
+{
+    (void)state;
+    enum { GROUPS = 3, ROWS = 2, COLS = MH_CHUNK + 7 };
+    static float w[GROUPS][ROWS * COLS], y[GROUPS][ROWS * COLS];
+    for (int g = 0; g < GROUPS; g++)
+        for (int i = 0; i < ROWS * COLS; i++)
+            w[g][i] = g == 2 ? 0 : (float)(g + 1) * (i % 2 ? 1.75f : i % 4 ? -0.25f : 0.0f);
+    ops->ternarize(mh_mat_of(y, GROUPS * ROWS, COLS, MH_F32), mh_mat_of(w, GROUPS * ROWS, COLS, MH_F32),
+                   GROUPS);
+    for (int g = 0; g < GROUPS; g++) {
+        double mean = 0;
+        for (int i = 0; i < ROWS * COLS; i++)
+            mean += fabs((double)w[g][i]) / (ROWS * COLS);
+        for (int i = 0; i < ROWS * COLS; i++) {
+            double t = mean > 0 ? w[g][i] / mean : 0, want = t > 0.5 ? mean : t < -0.5 ? -mean : 0;
+            if (!(fabs((double)y[g][i] - want) <= 1e-6 * mean))
+                fail_msg("matrix %d, element %d: %g, expected %g", g, i, (double)y[g][i], want);
+        }
+    }
+}
+
 /* Three steps against the formula in double. */
 static void adamw_by_definition(void **state)
 {
@@ -636,6 +674,8 @@ int main(void)
         cmocka_unit_test(top_k_order),
         cmocka_unit_test(gates_renormalised),
         cmocka_unit_test(balance_values),
+        cmocka_unit_test(quantized_rows),
+        cmocka_unit_test(ternary_matrices),
         cmocka_unit_test(adamw_by_definition),
         cmocka_unit_test(sums_of_squares),
         cmocka_unit_test(add_and_cast),

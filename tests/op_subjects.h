@@ -520,6 +520,19 @@ static void fwd_cast(job *j)
 }
 static const subject cast = {"cast", 1, false, make_gelu, fwd_cast, NULL};
 
+/* In f32 alone: what bf16 rounds before may be rounded to the other side here. */
+static void fwd_quantize(job *j)
+{
+    ops->quantize(j->y[0], j->x[0]);
+}
+static const subject quantize = {"quantize", 1, true, make_gelu, fwd_quantize, NULL};
+
+static void fwd_ternarize(job *j)
+{
+    ops->ternarize(j->y[0], j->x[0], 1);
+}
+static const subject ternarize = {"ternarize", 1, true, make_gelu, fwd_ternarize, NULL};
+
 static void make_square_sum(job *j)
 {
     activation(j, j->rows, 64);

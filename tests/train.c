@@ -334,7 +334,7 @@ static void decay_shrinks_flagged_parameters_only(void **state)
             assert_true(fabsf(params->value[j] - factor * start[j]) <= 1e-7f * fabsf(start[j]));
             if (!(p->flags &
                   MH_KEEP_F32)) { /* the bf16 copy follows: the upper half of the master, rounded */
-                uint32_t bits = (uint32_t)params->half[j] << 16;
+                uint32_t bits = (uint32_t)((uint16_t *)params->work)[j] << 16;
                 float half;
                 memcpy(&half, &bits, sizeof half);
                 assert_true(fabsf(half - params->value[j]) <= 0x1p-8f * fabsf(params->value[j]));

@@ -103,6 +103,8 @@ static void print_shape(const subject *s)
                (long long)c->moe.ffn_dim, (long long)c->moe.top_k,
                c->moe.capacity_factor > 0 ? "with a capacity" : "dropless");
     printf("dense layers width %lld\n", (long long)c->ffn_dim);
+    if (c->quant == MH_QUANT_BITNET158)
+        printf("linears      BitNet b1.58: ternary weights, 8-bit inputs\n");
     if (s->tokenizer[0] != '\0')
         printf("tokenizer    %s\n", s->tokenizer);
 }

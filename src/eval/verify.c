@@ -74,12 +74,17 @@ static mh_status read_settings(mh_config *config, const mh_tensors *file, const 
         MH_TRY(mh_options_set(&mh_config_options, config, settings[i].option,
                               translate(settings[i].option, value), path));
     }
-    const char *quant = mh_tensors_meta(file, "weight_quant");
-    if (quant != NULL && strcmp(quant, "none") != 0)
-        return mh_fail(MH_EVALUE,
-                       "%s: weights quantised as \"%s\" (BitNet) cannot be verified: ternary training is not "
-                       "part of this version",
-                       path, quant);
+    const char *weights = mh_tensors_meta(file, "weight_quant"),
+               *inputs = mh_tensors_meta(file, "input_quant");
+    if (weights != NULL && strcmp(weights, "none") != 0) {
+        if (strcmp(weights, "absmean-ternary") != 0 || inputs == NULL ||
+            strcmp(inputs, "absmax-per-token-int8") != 0)
+            return mh_fail(MH_EVALUE,
+                           "%s: weights quantised as \"%s\" with inputs as \"%s\"; only BitNet b1.58's "
+                           "absmean-ternary with absmax-per-token-int8 is supported",
+                           path, weights, inputs ? inputs : "none");
+        config->quant = MH_QUANT_BITNET158;
+    }
     const char *rope = mh_tensors_meta(file, "rope_style");
     if (rope != NULL && strcmp(rope, "half-split") != 0)
         return mh_fail(MH_EVALUE, "%s: rotary style \"%s\"; only half-split is supported", path, rope);
@@ -202,8 +207,7 @@ static void layer_layout(layer_run *r, mh_arena *arena, int count, int64_t eleme
     r->params.list = mh_take(arena, (size_t)count * sizeof *r->params.list);
     r->params.value = mh_take(arena, (size_t)elements * sizeof(float));
     r->params.grad = mh_take(arena, (size_t)elements * sizeof(float));
-    if (type == MH_BF16)
-        r->params.half = mh_take(arena, (size_t)elements * sizeof(uint16_t));
+    mh_params_work_layout(&r->params, arena, elements, precision, r->ffn.quant);
     mh_ffn_layout(&r->ffn, &r->pass, arena, r->tokens, type);
     mh_ffn_layout_back(&r->ffn, &r->back, arena, r->tokens, type);
     mh_mat *io[] = {&r->x, &r->y, &r->dx, &r->dy};
@@ -264,9 +268,12 @@ static mh_status verify_layer(comparison *c, mh_precision precision)
                        (long long)config.dim);
     MH_TRY(need(c->file, c->path, "dy", MH_F32, mh_tensor_elements(x), &dy));
 
-    layer_run r = {
-        .ffn = {.dim = config.dim, .activation = config.activation, .bias = config.bias, .moe = config.moe},
-        .tokens = mh_tensor_elements(x) / config.dim};
+    layer_run r = {.ffn = {.dim = config.dim,
+                           .activation = config.activation,
+                           .bias = config.bias,
+                           .quant = config.quant,
+                           .moe = config.moe},
+                   .tokens = mh_tensor_elements(x) / config.dim};
     r.choices = r.tokens * config.moe.heads * config.moe.top_k;
     mh_params counted = {0};
     mh_arena count = {0}, arena;

@@ -31,10 +31,14 @@ typedef struct {
     void (*load)(float *y, const void *x, mh_type type, int64_t n);  /* from f32 or bf16 */
     void (*store)(void *y, mh_type type, const float *x, int64_t n); /* to f32 or bf16, to nearest even */
     float (*sum)(const float *x, int64_t n);
+    float (*sum_abs)(const float *x, int64_t n);          /* sum |x| */
     float (*squares)(const float *x, float m, int64_t n); /* sum (x - m)^2 */
     double (*squares_wide)(const float *x, int64_t n);    /* sum x^2, in double */
     float (*dot)(const float *a, const float *b, int64_t n);
-    float (*max)(const float *x, int64_t n); /* -infinity for n = 0; NaN may be passed over */
+    float (*max)(const float *x, int64_t n);     /* -infinity for n = 0; NaN may be passed over */
+    float (*max_abs)(const float *x, int64_t n); /* 0 for n = 0; NaN may be passed over */
+    /* y = round(a x) / a, with a x cut to [low, high] and halves rounded to even; |low|, |high| < 2^22 */
+    void (*quantize)(float *y, const float *x, float a, float low, float high, int64_t n);
     void (*add)(float *y, const float *a, const float *b, int64_t n);
     void (*multiply)(float *y, const float *a, const float *b, int64_t n);
     void (*scale)(float *y, float a, const float *x, int64_t n);         /* y = a x */

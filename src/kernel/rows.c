@@ -60,6 +60,15 @@ static float sum(const float *x, int64_t n)
     return s;
 }
 
+static float sum_abs(const float *x, int64_t n)
+{
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t i = 0; i < n; i++)
+        s += fabsf(x[i]);
+    return s;
+}
+
 static float squares(const float *x, float m, int64_t n)
 {
     float s = 0;
@@ -104,6 +113,30 @@ static float max(const float *x, int64_t n)
     for (int j = 0; j < LANES; j++)
         s = lane[j] > s ? lane[j] : s;
     return s;
+}
+
+static float max_abs(const float *x, int64_t n)
+{
+    float m = 0;
+#pragma omp simd reduction(max : m)
+    for (int64_t i = 0; i < n; i++) {
+        float a = fabsf(x[i]);
+        m = a > m ? a : m;
+    }
+    return m;
+}
+
+/* Adding and taking away 1.5 * 2^23 rounds. The comparisons let NaN pass. */
+static void quantize(float *y, const float *x, float a, float low, float high, int64_t n)
+{
+    const float magic = 12582912.0f;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        float t = a * x[i];
+        t = t < low ? low : t;
+        t = t > high ? high : t;
+        y[i] = (t + magic - magic) / a;
+    }
 }
 
 static void add(float *y, const float *a, const float *b, int64_t n)
@@ -284,10 +317,13 @@ const mh_rows MH_ROWS = {
     .load = load,
     .store = store,
     .sum = sum,
+    .sum_abs = sum_abs,
     .squares = squares,
     .squares_wide = squares_wide,
     .dot = dot,
     .max = max,
+    .max_abs = max_abs,
+    .quantize = quantize,
     .add = add,
     .multiply = multiply,
     .scale = scale,

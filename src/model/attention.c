@@ -56,13 +56,15 @@ void mh_attention_fwd(const mh_attention_layer *a, const mh_params *params, cons
                       const int32_t *position, const float *rotary)
 {
     mh_mat q = mh_mat_rows(pass->q, 0, x.rows), y = mh_mat_rows(pass->y, 0, x.rows);
+    x = mh_linear_input(ops, pass->rounded_x, x);
     ops->linear_fwd(q, x, mh_param_work(params, a->q), NULL, NULL, 1);
     project_cached(ops, pass->k, x, mh_param_work(params, a->k), shape);
     project_cached(ops, pass->v, x, mh_param_work(params, a->v), shape);
     ops->rotary_fwd(q, shape->head_dim, position, rotary);
     rotate_cached(ops, pass->k, shape, position, rotary);
     ops->attention_fwd(y, pass->lse, q, pass->k, pass->v, shape);
-    ops->linear_fwd(out, y, mh_param_work(params, a->o), NULL, NULL, 1);
+    ops->linear_fwd(out, mh_linear_input(ops, pass->rounded_y, y), mh_param_work(params, a->o), NULL, NULL,
+                    1);
 }
 
 void mh_attention_bwd(const mh_attention_layer *a, const mh_params *params, const struct mh_ops *ops,
@@ -74,8 +76,9 @@ void mh_attention_bwd(const mh_attention_layer *a, const mh_params *params, cons
     mh_mat dq = mh_mat_rows(back->dq, 0, x.rows), dy = mh_mat_rows(back->dy, 0, x.rows);
     mh_mat dk = mh_mat_rows(back->dk, 0, x.rows), dv = mh_mat_rows(back->dv, 0, x.rows);
 
-    ops->linear_bwd(dy, false, mh_param_grad(params, a->o), NULL, dout, y, mh_param_work(params, a->o), NULL,
-                    1);
+    x = mh_linear_input_kept(pass->rounded_x, x);
+    ops->linear_bwd(dy, false, mh_param_grad(params, a->o), NULL, dout,
+                    mh_linear_input_kept(pass->rounded_y, y), mh_param_work(params, a->o), NULL, 1);
     ops->attention_bwd(dq, dk, dv, dy, y, q, k, v, pass->lse, shape);
     ops->rotary_bwd(dq, shape->head_dim, position, rotary);
     ops->rotary_bwd(dk, shape->head_dim, position, rotary);

@@ -8,6 +8,7 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
     int groups = begin == NULL ? 1 : (int)ffn->moe.experts;
     mh_mat up = mh_mat_rows(pass->v.up, 0, in.rows), act = mh_mat_rows(pass->v.act, 0, in.rows);
 
+    in = mh_linear_input(ops, pass->rounded, in);
     ops->linear_fwd(up, in, mh_param_work(params, ffn->up), mh_param_vector(params, ffn->up_bias), begin,
                     groups);
     if (ffn->activation == MH_SWIGLU) {
@@ -18,6 +19,8 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
     } else {
         ops->gelu_fwd(act, up);
     }
+    if (ffn->quant == MH_QUANT_BITNET158)
+        ops->quantize(act, act); /* nothing else reads it, in backward neither */
     ops->linear_fwd(out, act, mh_param_work(params, ffn->down), mh_param_vector(params, ffn->down_bias),
                     begin, groups);
 }
@@ -29,6 +32,7 @@ void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
     mh_mat up = mh_mat_rows(pass->v.up, 0, in.rows), act = mh_mat_rows(pass->v.act, 0, in.rows);
     mh_mat dup = mh_mat_rows(back->d.up, 0, in.rows), dact = mh_mat_rows(back->d.act, 0, in.rows);
 
+    in = mh_linear_input_kept(pass->rounded, in);
     ops->linear_bwd(dact, false, mh_param_grad(params, ffn->down), mh_param_grad(params, ffn->down_bias),
                     dout, act, mh_param_work(params, ffn->down), begin, groups);
     if (ffn->activation == MH_SWIGLU) {

@@ -21,7 +21,8 @@ static void block_register(mh_block *block, mh_params *params, const mh_config *
     block->attn_norm = mh_params_add(params, prefix, "attn_norm.weight", norm);
     mh_attention_register(&block->attention, params, config, prefix);
     block->ffn_norm = mh_params_add(params, prefix, "ffn_norm.weight", norm);
-    block->ffn = (mh_ffn){.dim = config->dim, .activation = config->activation, .bias = config->bias};
+    block->ffn = (mh_ffn){
+        .dim = config->dim, .activation = config->activation, .bias = config->bias, .quant = config->quant};
     if (moe)
         block->ffn.moe = config->moe;
     else
@@ -67,8 +68,7 @@ static void model_layout(mh_model *m, mh_arena *arena, int count, int64_t elemen
     p->value = mh_take(arena, (size_t)elements * sizeof *p->value);
     if (training)
         p->grad = mh_take(arena, (size_t)elements * sizeof *p->grad);
-    if (m->precision == MH_PRECISION_BF16)
-        p->half = mh_take(arena, (size_t)elements * sizeof *p->half);
+    mh_params_work_layout(p, arena, elements, m->precision, m->config.quant);
 }
 
 size_t mh_model_bytes(const mh_config *config, mh_precision precision, bool training)
@@ -169,6 +169,10 @@ static void block_layout(mh_block_pass *b, mh_arena *arena, const mh_config *c, 
     b->attention.q = mh_take_mat(arena, n, c->dim, type);
     b->attention.y = mh_take_mat(arena, n, c->dim, type);
     b->attention.lse = take_floats(arena, n * c->attention_heads);
+    if (c->quant == MH_QUANT_BITNET158) {
+        b->attention.rounded_x = mh_take_mat(arena, n, c->dim, type);
+        b->attention.rounded_y = mh_take_mat(arena, n, c->dim, type);
+    }
     mh_ffn_layout(&block.ffn, &b->ffn, arena, n, type);
     if (shape.training) {
         b->attention.k = mh_take_mat(arena, n, kv, type);

@@ -9,6 +9,7 @@
 
 typedef enum { MH_SWIGLU, MH_GELU } mh_activation;
 typedef enum { MH_ROUTER_LINEAR, MH_ROUTER_XMOE_CODE } mh_router_kind;
+typedef enum { MH_QUANT_NONE, MH_QUANT_BITNET158 } mh_quant;
 typedef enum { MH_AUTO, MH_OFF, MH_ON } mh_switch;
 typedef enum {
     MH_PRESET_NONE,
@@ -33,6 +34,7 @@ typedef struct {
     int preset; /* mh_preset */
     int64_t dim, layers, attention_heads, kv_heads, context, ffn_dim, vocab;
     int activation, bias, norm; /* mh_activation; biases in experts and dense FFN; mh_norm_kind */
+    int quant;                  /* mh_quant */
     double norm_eps, rotary_base, dropout;
     int tied_embeddings;
     int64_t bos, eos; /* the token a text starts after, and the one that ends it */
@@ -40,7 +42,7 @@ typedef struct {
 } mh_config;
 
 /* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
-enum { MH_MODEL_ROWS = 17, MH_MOE_ROWS = 13 };
+enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 13 };
 extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
 
 /* Both sections, for an mh_config. */
@@ -100,13 +102,18 @@ typedef struct {
     float *value;           /* f32 masters */
     float *grad;            /* NULL in inference */
     int64_t part[MH_PARTS]; /* parameters of each part */
-    uint16_t *half;         /* bf16 copies, NULL in an f32 run */
+    void *work;             /* what products use instead, of type work_type: bf16 copies, or those of a */
+    mh_type work_type;      /* BitNet model, whose linears are ternary; NULL where the masters serve */
+    bool ternary;
 } mh_params;
 
 /* Registers `param` as prefix + name; its offset is chosen here. Returns its index. With list NULL it only
  * counts. */
 int mh_params_add(mh_params *params, const char *prefix, const char *name, mh_param param);
 
+/* Carves the working copies that products of this precision and mh_quant need, if any. */
+void mh_params_work_layout(mh_params *params, mh_arena *arena, int64_t elements, mh_precision precision,
+                           int quant);
 int64_t mh_param_size(const mh_param *param);
 int mh_params_find(const mh_params *params, const char *name); /* index or -1 */
 mh_mat mh_param_value(const mh_params *params, int index);     /* f32 [groups*rows, cols] */
@@ -114,7 +121,13 @@ mh_mat mh_param_work(const mh_params *params,
                      int index); /* as used in products: bf16 in a bf16 run, unless MH_KEEP_F32 */
 float *mh_param_grad(const mh_params *params, int index);         /* NULL for index -1 */
 const float *mh_param_vector(const mh_params *params, int index); /* a bias or norm, f32; NULL for index -1 */
-void mh_params_refresh(const mh_params *params, const struct mh_ops *ops); /* bf16 copies from the masters */
+void mh_params_refresh(const mh_params *params,
+                       const struct mh_ops *ops); /* the working copies from the masters */
+
+/* The input of linears: x, or where the layout has `rounded` (BitNet) x rounded to 8 bits in it. */
+mh_mat mh_linear_input(const struct mh_ops *ops, mh_mat rounded, mh_mat x);
+/* The same in backward, where it stands there already. */
+mh_mat mh_linear_input_kept(mh_mat rounded, mh_mat x);
 
 /* ---- attention.c: the attention half of a block -------------------------------------------------------- */
 
@@ -130,7 +143,8 @@ void mh_attention_register(mh_attention_layer *layer, mh_params *params, const m
 /* What a forward leaves for backward; k and v are the cache: [batch * capacity, kv_heads * head_dim]. */
 typedef struct {
     mh_mat q, k, v, y;
-    float *lse; /* [N * heads] */
+    mh_mat rounded_x, rounded_y; /* BitNet: what the linears take in place of x and y */
+    float *lse;                  /* [N * heads] */
 } mh_attention_pass;
 
 /* Buffers of a backward, shared by all layers. */
@@ -154,6 +168,7 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
 typedef struct {
     int64_t dim;
     int activation, bias; /* mh_activation */
+    int quant;            /* mh_quant */
     mh_moe_config moe;    /* resolved; experts 0: dense, ffn_dim its width */
     int head_weight, head_bias, merge_weight, merge_bias;
     int router, router_reduce, router_embed;
@@ -175,6 +190,7 @@ typedef struct {
 /* What one forward leaves for its backward. */
 typedef struct {
     mh_ffn_mats v;
+    mh_mat rounded;    /* BitNet: what the experts take in place of their input [S*K, s] */
     float *embed_norm; /* [E], X-MoE */
     mh_plan plan;
     double balance;        /* the balance loss of this forward */

@@ -21,7 +21,8 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
                    .gate_bias = -1,
                    .up_bias = -1,
                    .down_bias = -1};
-    none.dim = f->dim, none.activation = f->activation, none.bias = f->bias, none.moe = f->moe;
+    none.dim = f->dim, none.activation = f->activation, none.bias = f->bias, none.quant = f->quant,
+    none.moe = f->moe;
     *f = none;
 
     /* The default initialisation of a linear layer: uniform within 1/sqrt(fan in). */
@@ -131,6 +132,8 @@ void mh_ffn_layout(const mh_ffn *f, mh_ffn_pass *pass, mh_arena *arena, int64_t 
 {
     const mh_moe_config *m = &f->moe;
     mats_layout(f, &pass->v, arena, rows, type);
+    if (f->quant == MH_QUANT_BITNET158) /* in place where the rows are the layer's own copies */
+        pass->rounded = m->experts ? pass->v.in : mh_take_mat(arena, rows, f->dim, type);
     if (!m->experts)
         return;
     mh_plan_layout(&pass->plan, arena, rows * m->heads, (int)m->experts, (int)m->top_k);

@@ -37,12 +37,28 @@ mh_mat mh_param_value(const mh_params *params, int index)
     return mh_mat_of(params->value + p->offset, p->groups * p->rows, p->cols, MH_F32);
 }
 
+void mh_params_work_layout(mh_params *params, mh_arena *arena, int64_t elements, mh_precision precision,
+                           int quant)
+{
+    params->ternary = quant == MH_QUANT_BITNET158;
+    params->work_type = precision == MH_PRECISION_BF16 ? MH_BF16 : MH_F32;
+    if (params->ternary || precision == MH_PRECISION_BF16)
+        params->work = mh_take(arena, (size_t)elements * mh_type_size(params->work_type));
+}
+
+/* The working copies of `count` elements from `offset` on, as rows of `cols`. */
+static mh_mat work_at(const mh_params *params, int64_t offset, int64_t count, int64_t cols)
+{
+    char *at = (char *)params->work + (size_t)offset * mh_type_size(params->work_type);
+    return mh_mat_of(at, count / cols, cols, params->work_type);
+}
+
 mh_mat mh_param_work(const mh_params *params, int index)
 {
     const mh_param *p = &params->list[index];
-    if (params->half == NULL || p->flags & MH_KEEP_F32)
+    if (params->work == NULL || p->flags & MH_KEEP_F32)
         return mh_param_value(params, index);
-    return mh_mat_of(params->half + p->offset, p->groups * p->rows, p->cols, MH_BF16);
+    return work_at(params, p->offset, mh_param_size(p), p->cols);
 }
 
 float *mh_param_grad(const mh_params *params, int index)
@@ -57,11 +73,28 @@ const float *mh_param_vector(const mh_params *params, int index)
 
 void mh_params_refresh(const mh_params *params, const struct mh_ops *ops)
 {
-    if (params->half == NULL)
+    if (params->work == NULL)
         return;
     /* Rows of 1024: cast works by rows, and one row of all parameters would be one thread's. */
-    int64_t rows = params->elements / 1024, rest = params->elements % 1024;
-    ops->cast(mh_mat_of(params->half, rows, 1024, MH_BF16), mh_mat_of(params->value, rows, 1024, MH_F32));
-    ops->cast(mh_mat_of(params->half + rows * 1024, 1, rest, MH_BF16),
-              mh_mat_of(params->value + rows * 1024, 1, rest, MH_F32));
+    int64_t rest = params->elements % 1024, most = params->elements - rest;
+    ops->cast(work_at(params, 0, most, 1024), mh_mat_of(params->value, most / 1024, 1024, MH_F32));
+    if (rest)
+        ops->cast(work_at(params, most, rest, rest), mh_mat_of(params->value + most, 1, rest, MH_F32));
+    for (int i = 0; params->ternary && i < params->count; i++)
+        if (params->list[i].flags & MH_TERNARY)
+            ops->ternarize(mh_param_work(params, i), mh_param_value(params, i), (int)params->list[i].groups);
+}
+
+mh_mat mh_linear_input(const struct mh_ops *ops, mh_mat rounded, mh_mat x)
+{
+    if (rounded.p == NULL)
+        return x;
+    rounded = mh_mat_rows(rounded, 0, x.rows);
+    ops->quantize(rounded, x);
+    return rounded;
+}
+
+mh_mat mh_linear_input_kept(mh_mat rounded, mh_mat x)
+{
+    return rounded.p == NULL ? x : mh_mat_rows(rounded, 0, x.rows);
 }

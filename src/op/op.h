@@ -117,6 +117,8 @@ typedef struct {
  * combine    y[r] = sum_c gate[r,c] x[slot[r,c]] over kept choices; dx[slot] = gate dy[r],
  *            dgate[r,c] = dy[r].x[slot] (0 if dropped).
  * normalize  y_r = x_r / max(|x_r|, eps); stat [N] keeps the divisor. f32; backward in place (dx = dy) too.
+ * quantize   y = x rounded by rows to 8 bits; ternarize: y = the f32 matrices w, each rounded to -s, 0, s
+ *            (BitNet b1.58). Gradients are straight-through. In place allowed.
  * loss       y = x w^T (never whole), nll[n] = -log softmax(y_n)[target_n]; target -1 is skipped and gives
  *            0. With dx.p set, also dx = scale * d(sum nll)/dx and dw += scale * d(sum nll)/dw. logits: f32
  *            work space of any number of rows >= 1, V columns; dlogits: the same in x's type (only with dx).
@@ -158,6 +160,8 @@ typedef struct {
     ONE(top_k, void, (int32_t * choice, mh_mat p, int top_k)) /* falling p, ties: lowest index */          \
     ONE(plan, void,                                                                                        \
         (mh_plan * plan, int64_t rows, int64_t capacity)) /* from plan->choice; capacity 0: none */        \
+    ONE(quantize, void, (mh_mat y, mh_mat x))                                                              \
+    ONE(ternarize, void, (mh_mat y, mh_mat w, int groups))                                                 \
     ONE(add, void, (mh_mat y, mh_mat a, mh_mat b)) /* y = a + b, types may differ, aliasing allowed */     \
     ONE(cast, void, (mh_mat y, mh_mat x))          /* between f32 and bf16, or a copy */                   \
     ONE(square_sum, double, (const float *x, int64_t n))                                                   \
