@@ -70,6 +70,33 @@ static void test_slow_moments_do_not_count(void **state)
     assert_int_equal(mh_race_line(&race, 1).kept, 3);
 }
 
+/* The probe allows 80 operations in 0.8 seconds; bytes that take longer raise the bound. */
+static void test_roofline(void **state)
+{
+    (void)state;
+    static mh_race race;
+    made_up(&race);
+    race.contender[0].least = 0.9;
+    expect_spread(mh_race_roofline(&race, 0), 0.675, 0.9, 0.9, 3); /* of 0.9, 0.9, 0.45 */
+    expect_spread(mh_race_roofline(&race, 1), 0.4, 0.4, 0.4, 1);
+
+    const mh_memory_level level[MH_MEMORIES] = {{100, 50}, {1000, 20}, {INFINITY, 10}};
+    assert_float_equal(mh_memory_seconds(level, 100, 200), 4, 0);
+    assert_float_equal(mh_memory_seconds(level, 101, 200), 10, 0);
+    assert_float_equal(mh_memory_seconds(level, 1001, 200), 20, 0);
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    mh_memory_level level[MH_MEMORIES] = {{0, 0}, {0, INFINITY}, {0, 0}};
+    OK(mh_memory_measure(level));
+    assert_true(level[MH_L2].holds > 0 && level[MH_L2].holds <= level[MH_L3].holds);
+    assert_true(level[MH_L3].holds < level[MH_DRAM].holds);
+    assert_true(level[MH_L2].rate > 0 && level[MH_DRAM].rate > 0);
+    assert_true(isinf(level[MH_L3].rate)); /* the better of now and before */
+}
+
 /* ---- the parts of a step ------------------------------------------------------------------------------- */
 
 static mh_config tiny_config(mh_preset preset)
@@ -146,7 +173,7 @@ static mh_bench quick(int *lines)
 {
     *lines = 0;
     mh_bench bench = {.seconds = 1e-3, .tell = listen, .context = lines};
-    mh_bench_init(&bench);
+    OK(mh_bench_init(&bench));
     assert_true(bench.best[MH_F32] > 0 && bench.best[MH_BF16] > 0);
     bench.keep = 0;
     return bench;
@@ -175,7 +202,7 @@ static void test_layer(void **state)
     mh_bench bench = quick(&lines);
     const mh_bench_shape shape = {.rows = 12, .out = 96, .in = 24};
     OK(mh_bench_layer(&bench, &shape, 1));
-    assert_int_equal(lines, 2 * 5);
+    assert_int_equal(lines, 2 * 5 + 2 * 2 * 2 * 3); /* kinds; by tokens and by experts */
 }
 
 static void test_step(void **state)
@@ -208,6 +235,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_quartiles), cmocka_unit_test(test_slow_moments_do_not_count),
+        cmocka_unit_test(test_roofline),  cmocka_unit_test(test_memory),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_products),
         cmocka_unit_test(test_layer),     cmocka_unit_test(test_step),
         cmocka_unit_test(test_stop),

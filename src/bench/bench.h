@@ -19,6 +19,24 @@ typedef struct {
 
 mh_spread mh_spread_of(double *value, int count); /* sorts them */
 
+/* ---- memory.c: what feeds the cores -------------------------------------------------------------------- */
+
+typedef enum { MH_L2, MH_L3, MH_DRAM, MH_MEMORIES } mh_memory;
+
+typedef struct {
+    double holds; /* bytes, all caches of the threads in use together */
+    double rate;  /* bytes a second that these threads read at most */
+} mh_memory_level;
+
+const char *mh_memory_name(mh_memory level);
+
+/* Raises the rates to those of now where these are better: a slow spell of the machine is made good later.
+ * Takes a tenth of a second, and twice the memory of the largest cache. */
+mh_status mh_memory_measure(mh_memory_level level[MH_MEMORIES]);
+
+/* The least time in which `moved` bytes come from or go to the smallest level that holds `held` bytes. */
+double mh_memory_seconds(const mh_memory_level level[MH_MEMORIES], double held, double moved);
+
 /* ---- race.c: samples taken in turns, each between two probes ------------------------------------------- */
 
 #define MH_BENCH_KEEP 0.85 /* of the best probe: slower moments do not count */
@@ -47,10 +65,15 @@ typedef struct {
     void *context;
     int64_t rounds[MH_TYPES]; /* of a probe that takes about a millisecond */
     double best[MH_TYPES];    /* operations a second of the best probe so far, all threads together */
+    mh_memory_level memory[MH_MEMORIES];
 } mh_bench;
 
 /* Sets keep and the yardstick; the other fields are the caller's. Probes run on mh_threads() threads. */
-void mh_bench_init(mh_bench *bench);
+mh_status mh_bench_init(mh_bench *bench);
+
+/* Runs `work` on all threads at once; seconds from the first start to the last end. Threads that share a core
+ * would each look twice as fast if they were timed one by one and happened not to overlap. */
+double mh_time_together(void (*work)(const void *context), const void *context);
 
 enum { MH_CONTENDERS = 5, MH_ROUNDS = 256, MH_ROUNDS_LEAST = 5 };
 
@@ -59,7 +82,8 @@ typedef struct {
     double operations;            /* of one run, multiply-adds counted twice */
     double (*run)(void *context); /* returns its seconds */
     void *context;
-    int rounds; /* takes part in the first so many; 0: all */
+    int rounds;   /* takes part in the first so many; 0: all */
+    double least; /* seconds that its bytes take at least */
 } mh_contender;
 
 /* seconds 0: did not take part. The two probes beside it: their mean and the slower one, operations a second.
@@ -86,6 +110,8 @@ mh_status mh_race_run(mh_race *race, mh_bench *bench);
 
 bool mh_race_kept(const mh_race *race, int round, int contender);
 mh_spread mh_race_share(const mh_race *race, int contender); /* of the probe */
+/* Of the roofline: the least time by the probe or by `least`, whichever is longer, over the time. */
+mh_spread mh_race_roofline(const mh_race *race, int contender);
 /* Time of the contender over that of the other in the same round. */
 mh_spread mh_race_time(const mh_race *race, int contender, int other);
 

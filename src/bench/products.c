@@ -181,10 +181,27 @@ static double run_portable(void *context)
     return mh_seconds() - start;
 }
 
+/* Each operand is read once and the result written once, and read, too, where it is added to. All of it comes
+ * from the smallest memory that holds it together: in training, too, other matrices pass before a matrix is
+ * used again. */
+static double least_seconds(const mh_bench *bench, const mh_product *products, int count)
+{
+    double held = 0, moved = 0;
+    for (int i = 0; i < count; i++) {
+        const mh_product *p = &products[i];
+        double result = (double)(p->m * p->n) * (double)mh_type_size(p->out);
+        held += (double)((p->m + p->n) * p->k) * (double)mh_type_size(p->in) + result;
+        moved += p->add ? result : 0;
+    }
+    return mh_memory_seconds(bench->memory, held, held + moved);
+}
+
 static mh_status tell(mh_bench *bench, const mh_race *race)
 {
     for (int i = 0; i < race->contenders; i++) {
         mh_bench_line line = mh_race_line(race, i);
+        strcpy(line.figure[line.figures].name, "of roofline");
+        line.figure[line.figures++].value = mh_race_roofline(race, i);
         MH_TRY(bench->tell(bench->context, &line));
     }
     return MH_OK;
@@ -204,15 +221,17 @@ static mh_status race_pass(mh_bench *bench, subject *s, const char *benchmark, p
     mh_race race = {
         .benchmark = benchmark, .subject = name, .pass = pass_name[which], .type = s->x.type, .seconds = 1};
     set_pass(s, which);
+    mh_product all = product_of(s, 0, 0, h->rows);
+    double one = least_seconds(bench, &all, 1), each = least_seconds(bench, s->product, s->products);
     if (s->packed[0] != NULL)
-        race.contender[race.contenders++] = (mh_contender){"oneDNN", operations, run_dense, s, 0};
+        race.contender[race.contenders++] = (mh_contender){"oneDNN", operations, run_dense, s, 0, one};
     if (s->packed[0] != NULL && grouped)
-        race.contender[race.contenders++] = (mh_contender){"oneDNN loop", operations, run_loop, s, 0};
+        race.contender[race.contenders++] = (mh_contender){"oneDNN loop", operations, run_loop, s, 0, each};
     race.references = race.contenders;
-    race.contender[race.contenders++] = (mh_contender){"mhmoe", operations, run_ours, s, 0};
+    race.contender[race.contenders++] = (mh_contender){"mhmoe", operations, run_ours, s, 0, each};
     if (operations <= PORTABLE_MOST)
         race.contender[race.contenders++] =
-            (mh_contender){"portable", operations, run_portable, s, PORTABLE_ROUNDS};
+            (mh_contender){"portable", operations, run_portable, s, PORTABLE_ROUNDS, each};
     mh_status status = mh_race_run(&race, bench);
     release_rivals(s);
     return status == MH_OK ? tell(bench, &race) : status;
@@ -222,7 +241,8 @@ static mh_status race_all(mh_bench *bench, const char *benchmark, const mh_bench
 {
     static const mh_type types[] = {MH_BF16, MH_F32};
     int done = 0;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        MH_TRY(mh_memory_measure(bench->memory));
         for (int t = 0; t < 2; t++) {
             subject s;
             MH_TRY(subject_init(&s, &shapes[i], types[t]));
@@ -234,6 +254,7 @@ static mh_status race_all(mh_bench *bench, const char *benchmark, const mh_bench
             mh_arena_release(&s.memory);
             MH_TRY(status);
         }
+    }
     return MH_OK;
 }
 
@@ -252,8 +273,9 @@ mh_status mh_bench_experts(mh_bench *bench, const mh_bench_shape *shapes, int co
     static const mh_bench_shape usual[] = {
         {2048, 1365, 512, 8, MH_LOADS_EVEN},   {2048, 512, 1365, 8, MH_LOADS_EVEN},
         {2048, 1365, 512, 8, MH_LOADS_SKEWED}, {2048, 1365, 512, 8, MH_LOADS_SOME_EMPTY},
-        {512, 1365, 512, 8, MH_LOADS_EVEN},    {8192, 512, 256, 32, MH_LOADS_EVEN},
-        {4096, 2048, 768, 8, MH_LOADS_EVEN},
+        {8192, 512, 256, 32, MH_LOADS_EVEN},   {4096, 2048, 768, 8, MH_LOADS_EVEN},
+        {512, 1365, 512, 8, MH_LOADS_EVEN},    {512, 512, 1365, 8, MH_LOADS_EVEN},
+        {2624, 512, 256, 41, MH_LOADS_EVEN},   {128, 1365, 512, 8, MH_LOADS_EVEN},
     };
     return shapes ? race_all(bench, "experts", shapes, count)
                   : race_all(bench, "experts", usual, sizeof usual / sizeof *usual);

@@ -9,32 +9,45 @@
 #define PATIENCE       4.0   /* times its seconds a race may last, waiting for the machine to be fast */
 #define WARM_SECONDS   50e-3 /* a first run this long is no matter of cold caches */
 
-/* All threads at once, from the first start to the last end: threads that share a core would each look twice
- * as fast if they were timed one by one and happened not to overlap. */
-static double probe_rate(mh_bench *bench, mh_type type)
+double mh_time_together(void (*work)(const void *context), const void *context)
 {
-    const mh_probe *probe = mh_probe_of(type);
-    int64_t rounds = bench->rounds[type];
-    double first = INFINITY, last = 0, threads = 0;
+    double first = INFINITY, last = 0;
 #pragma omp parallel
     {
 #pragma omp barrier
         double start = mh_seconds();
-        probe->run(rounds);
+        work(context);
         double end = mh_seconds();
 #pragma omp critical
         {
-            threads++;
             first = start < first ? start : first;
             last = end > last ? end : last;
         }
     }
-    double rate = threads * probe->operations * (double)rounds / (last - first);
+    return last - first;
+}
+
+typedef struct {
+    const mh_probe *probe;
+    int64_t rounds;
+} probing;
+
+static void run_probe(const void *context)
+{
+    const probing *p = context;
+    p->probe->run(p->rounds);
+}
+
+static double probe_rate(mh_bench *bench, mh_type type)
+{
+    probing p = {mh_probe_of(type), bench->rounds[type]};
+    double operations = mh_threads() * p.probe->operations * (double)p.rounds;
+    double rate = operations / mh_time_together(run_probe, &p);
     bench->best[type] = rate > bench->best[type] ? rate : bench->best[type];
     return rate;
 }
 
-void mh_bench_init(mh_bench *bench)
+mh_status mh_bench_init(mh_bench *bench)
 {
     static const mh_type types[] = {MH_F32, MH_BF16};
     bench->keep = MH_BENCH_KEEP;
@@ -52,6 +65,7 @@ void mh_bench_init(mh_bench *bench)
         for (int i = 0; i < 50; i++) /* the first do not know the best yet */
             probe_rate(bench, types[t]);
     }
+    return mh_memory_measure(bench->memory);
 }
 
 /* The first run is for caches and primitives to warm up. Returns how many runs make a sample. */
@@ -109,16 +123,27 @@ bool mh_race_kept(const mh_race *race, int round, int contender)
     return s->seconds > 0 && s->worst >= race->least;
 }
 
-mh_spread mh_race_share(const mh_race *race, int contender)
+/* The least time, by the probe beside each sample or `least`, over the sample's. */
+static mh_spread share(const mh_race *race, int contender, double least)
 {
-    double value[MH_ROUNDS];
+    double value[MH_ROUNDS], operations = race->contender[contender].operations;
     int count = 0;
     for (int r = 0; r < race->rounds; r++) {
         const mh_race_sample *s = &race->sample[r][contender];
         if (mh_race_kept(race, r, contender))
-            value[count++] = race->contender[contender].operations / s->seconds / s->probe;
+            value[count++] = fmax(operations / s->probe, least) / s->seconds;
     }
     return mh_spread_of(value, count);
+}
+
+mh_spread mh_race_share(const mh_race *race, int contender)
+{
+    return share(race, contender, 0);
+}
+
+mh_spread mh_race_roofline(const mh_race *race, int contender)
+{
+    return share(race, contender, race->contender[contender].least);
 }
 
 mh_spread mh_race_time(const mh_race *race, int contender, int other)

@@ -191,7 +191,7 @@ mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training)
     for (int i = 0; status == MH_OK && i < KINDS; i++) {
         status = subject_init(&all[i], training, kinds[i].preset, bench->precision);
         double flops = mh_count_flops(&all[i].training.model, c->context).training;
-        race.contender[i] = (mh_contender){kinds[i].name, flops * (double)tokens, run, &all[i], 0};
+        race.contender[i] = (mh_contender){kinds[i].name, flops * (double)tokens, run, &all[i], 0, 0};
     }
     if (status == MH_OK)
         status = mh_race_run(&race, bench);

@@ -122,14 +122,26 @@ static json_t *yardstick(const mh_bench *bench)
     return probes;
 }
 
+static json_t *memories(const mh_bench *bench)
+{
+    json_t *levels = json_object();
+    for (int i = 0; i < MH_MEMORIES; i++) {
+        json_t *level = json_pack("{s:f}", "gbytes_per_second", bench->memory[i].rate * 1e-9);
+        if (i < MH_DRAM)
+            json_object_set_new(level, "bytes", json_integer((json_int_t)bench->memory[i].holds));
+        json_object_set_new(levels, mh_memory_name(i), level);
+    }
+    return levels;
+}
+
 static int print_json(report *r, const mh_bench *bench)
 {
     char name[128];
     cli_processor(name);
-    return cli_print_json(json_pack("{s:s, s:s, s:s, s:i, s:f, s:o, s:O}", "version", MHMOE_VERSION,
+    return cli_print_json(json_pack("{s:s, s:s, s:s, s:i, s:f, s:o, s:o, s:O}", "version", MHMOE_VERSION,
                                     "processor", name, "instruction_set", mh_isa_name(mh_isa_now()),
                                     "threads", mh_threads(), "keep", bench->keep, "probes", yardstick(bench),
-                                    "results", r->results));
+                                    "memory", memories(bench), "results", r->results));
 }
 
 static void print_yardstick(const mh_bench *bench)
@@ -137,6 +149,11 @@ static void print_yardstick(const mh_bench *bench)
     printf("Threads: %d. Instruction set: %s. Probes: %s at %.0f GFLOP/s, %s at %.0f GFLOP/s.\n",
            mh_threads(), mh_isa_name(mh_isa_now()), mh_probe_of(MH_F32)->name, bench->best[MH_F32] * 1e-9,
            mh_probe_of(MH_BF16)->name, bench->best[MH_BF16] * 1e-9);
+    char l2[32], l3[32];
+    printf("Read at most: L2 (%s) %.0f GB/s, L3 (%s) %.0f GB/s, DRAM %.0f GB/s.\n",
+           cli_bytes(bench->memory[MH_L2].holds, l2), bench->memory[MH_L2].rate * 1e-9,
+           cli_bytes(bench->memory[MH_L3].holds, l3), bench->memory[MH_L3].rate * 1e-9,
+           bench->memory[MH_DRAM].rate * 1e-9);
     puts("Medians with [quartiles]. Kept: samples whose probes reach 85 % of the best. time/X 0.5: twice as "
          "fast as "
          "X.\n");
@@ -255,11 +272,12 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
     mh_progress progress = {cli_bar_report, &r->bar, cli_catch_signals()};
     mh_bench bench = {
         .seconds = seconds, .precision = precision, .progress = &progress, .tell = tell, .context = r};
-    mh_bench_init(&bench);
-    if (!r->json)
+    mh_status status = mh_bench_init(&bench);
+    if (status == MH_OK && !r->json)
         print_yardstick(&bench);
-    mh_status status =
-        mh_text_printf(&r->csv, "isa,threads,benchmark,subject,type,pass,who,figure,median,lower_quartile,"
+    if (status == MH_OK)
+        status = mh_text_printf(&r->csv,
+                                "isa,threads,benchmark,subject,type,pass,who,figure,median,lower_quartile,"
                                 "upper_quartile,samples,kept,measured\n");
     if (status == MH_OK)
         status = run_all(q, &bench);
