@@ -38,11 +38,21 @@ interop: deps-build deps-dev all
 
 # Ratios to what the processor can do and to rivals: five minutes or more, and truest on an idle machine.
 bench: all
-	build/mhmoe bench --csv bench/results
+	OMP_PROC_BIND=true build/mhmoe bench --csv bench/results
 
 # The same training steps by PyTorch in the same run; a quarter of an hour or more.
 bench-peers: deps-peers all
 	/usr/bin/python3 bench/peers/step.py
+
+# By PyPI's current PyTorch, in bench/peers/.venv: 2.9 GB to fetch and 5.4 GB on disk, for its x86 builds hold CUDA.
+bench-peers-current: deps-dev all
+	[ -e bench/peers/.venv/bin/pip ] || /usr/bin/python3 -m venv bench/peers/.venv
+	bench/peers/.venv/bin/pip install --quiet torch numpy
+	bench/peers/.venv/bin/python bench/peers/step.py
+
+# Peak memory of training runs beside what `mhmoe info` says.
+bench-memory: all
+	bench/memory.py
 
 format: deps-dev
 	tools/format
@@ -58,4 +68,4 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install asan tsan interop bench bench-peers format layers docs
+.PHONY: all check demo install asan tsan interop bench bench-peers bench-peers-current bench-memory format layers docs

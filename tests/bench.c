@@ -218,6 +218,39 @@ static void test_step(void **state)
     }
 }
 
+/* What is saved is a checkpoint, and the losses beside it are those of its weights. */
+static void test_save(void **state)
+{
+    (void)state;
+    int lines;
+    char folder[] = "/tmp/mhmoe-bench-XXXXXX", path[MH_PATH], command[128];
+    assert_non_null(mkdtemp(folder));
+    mh_bench bench = quick(&lines);
+    bench.save = folder;
+    mh_bench_training training = {tiny_config(MH_PRESET_NONE), 2, 2};
+    OK(mh_bench_step(&bench, &training));
+
+    mh_model *model;
+    mh_pass *pass;
+    mh_tensors *batch;
+    OK(mh_path_join(path, folder, "mhmoe-h2"));
+    OK(mh_checkpoint_read(&model, NULL, path, MH_PRECISION_F32, true));
+    OK(mh_pass_create(&pass, model, (mh_pass_shape){2, 16, 16, true}));
+    OK(mh_path_join(path, folder, "mhmoe-h2/batch.safetensors"));
+    OK(mh_tensors_open(&batch, path));
+    mh_call call = {.token = mh_tensors_find(batch, "token")->data, .batch = 2, .rows = 16, .train = true};
+    float nll[32];
+    mh_forward(pass, model, &call);
+    mh_loss(pass, model, &call, mh_tensors_find(batch, "target")->data, nll, 0);
+    assert_memory_equal(nll, mh_tensors_find(batch, "nll")->data, sizeof nll);
+    assert_true(strtod(mh_tensors_meta(batch, "grad_norm"), NULL) > 0);
+    mh_tensors_close(batch);
+    mh_pass_free(pass);
+    mh_model_free(model);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 static void test_stop(void **state)
 {
     (void)state;
@@ -238,7 +271,7 @@ int main(void)
         cmocka_unit_test(test_roofline),  cmocka_unit_test(test_memory),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_products),
         cmocka_unit_test(test_layer),     cmocka_unit_test(test_step),
-        cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_save),      cmocka_unit_test(test_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

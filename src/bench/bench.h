@@ -60,6 +60,7 @@ typedef struct {
     double seconds;         /* for each comparison; 0: as the benchmark thinks fit */
     double keep;            /* MH_BENCH_KEEP */
     mh_precision precision; /* of `step` */
+    const char *save; /* folder to which `step` writes what it does, so that others can do it, too; or NULL */
     const mh_progress *progress;
     mh_status (*tell)(void *context, const mh_bench_line *line); /* gets every result */
     void *context;
@@ -189,7 +190,9 @@ typedef struct {
 /* The reference model of docs/performance.md. */
 mh_bench_training mh_bench_reference(void);
 
-/* Whole training steps in bench->precision of the model as dense, SMoE top-1 and MH-MoE with two heads. */
+/* Whole training steps in bench->precision of the model as dense, SMoE top-1 and MH-MoE with two heads. Each
+ * is saved as a checkpoint of its first weights, with batch.safetensors beside them: `token` and `target`,
+ * what the first step gives as `nll` of each token, and `grad_norm` in the metadata. */
 mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training);
 
 #endif

@@ -23,6 +23,7 @@ typedef struct {
     mh_optimizer optimizer;
     int32_t *token, *target;
     float *nll;
+    double grad_norm; /* of the last step */
     mh_arena memory;
     double part[1 + MH_ROUNDS][MH_TIMES]; /* seconds of the warm-up and of each sample */
     int runs;
@@ -103,9 +104,36 @@ static double run(void *context)
 
     s->model->ops = mh_cpu_ops();
     start = mh_seconds();
-    mh_optimizer_step(&s->optimizer, s->model, &s->rule);
+    s->grad_norm = mh_optimizer_step(&s->optimizer, s->model, &s->rule);
     part[MH_TIME_OPTIMIZER] = (mh_seconds() - start) / (double)t->micros;
     return seconds + part[MH_TIME_OPTIMIZER];
+}
+
+/* The batch and what the first step made of it. */
+static mh_status save_batch(const subject *s, const char *folder)
+{
+    const mh_bench_training *t = &s->training;
+    mh_tensor tensor[] = {{"token", MH_I32, 2, {t->micro_batch, t->model.context}, s->token},
+                          {"target", MH_I32, 2, {t->micro_batch, t->model.context}, s->target},
+                          {"nll", MH_F32, 2, {t->micro_batch, t->model.context}, s->nll}};
+    char path[MH_PATH], norm[32];
+    MH_TRY(mh_path_join(path, folder, "batch.safetensors"));
+    snprintf(norm, sizeof norm, "%.9g", s->grad_norm);
+    json_t *meta = json_pack("{s:s}", "grad_norm", norm);
+    mh_status status = mh_tensors_write(path, tensor, sizeof tensor / sizeof *tensor, meta);
+    json_decref(meta);
+    return status;
+}
+
+static mh_status save(subject *s, const char *parent, const char *name)
+{
+    char folder[MH_PATH];
+    MH_TRY(mh_path_join(folder, parent, name));
+    MH_TRY(mh_make_dirs(folder));
+    MH_TRY(mh_checkpoint_write(s->model, NULL, folder));
+    run(s);
+    s->runs = 0;
+    return save_batch(s, folder);
 }
 
 static const struct {
@@ -190,6 +218,8 @@ mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training)
     mh_status status = MH_OK;
     for (int i = 0; status == MH_OK && i < KINDS; i++) {
         status = subject_init(&all[i], training, kinds[i].preset, bench->precision);
+        if (status == MH_OK && bench->save != NULL)
+            status = save(&all[i], bench->save, kinds[i].name);
         double flops = mh_count_flops(&all[i].training.model, c->context).training;
         race.contender[i] = (mh_contender){kinds[i].name, flops * (double)tokens, run, &all[i], 0, 0};
     }

@@ -266,12 +266,17 @@ static mh_status run_all(const request *q, mh_bench *bench)
     return MH_OK;
 }
 
-static int run(const request *q, report *r, double seconds, mh_precision precision, const char *folder)
+static int run(const request *q, report *r, double seconds, mh_precision precision, const char *save,
+               const char *folder)
 {
     cli_bar_init(&r->bar);
     mh_progress progress = {cli_bar_report, &r->bar, cli_catch_signals()};
-    mh_bench bench = {
-        .seconds = seconds, .precision = precision, .progress = &progress, .tell = tell, .context = r};
+    mh_bench bench = {.seconds = seconds,
+                      .precision = precision,
+                      .save = save,
+                      .progress = &progress,
+                      .tell = tell,
+                      .context = r};
     mh_status status = mh_bench_init(&bench);
     if (status == MH_OK && !r->json)
         print_yardstick(&bench);
@@ -290,7 +295,7 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
 
 int cli_bench(int argc, char **argv)
 {
-    const char *shapes = NULL, *folder = NULL, *precision_name = "bf16";
+    const char *shapes = NULL, *folder = NULL, *save = NULL, *precision_name = "bf16";
     int64_t threads = 0;
     double seconds = 0;
     bool json = false;
@@ -302,6 +307,8 @@ int cli_bench(int argc, char **argv)
         {"threads", "N", "threads to use (default: OMP_NUM_THREADS, or all processors)", CLI_INT, &threads, 1,
          1024, false},
         {"precision", "f32|bf16", "precision of step (bf16)", CLI_STRING, &precision_name, 0, 0, false},
+        {"save", "FOLDER", "write the models of step, their batch and its losses to FOLDER", CLI_STRING,
+         &save, 0, 0, false},
         {"seconds", "S", "time for each comparison (default: from one second to two minutes)", CLI_FLOAT,
          &seconds, 0.001, 86400, false},
         {"csv", "FOLDER", "also write FOLDER/PROCESSOR.csv", CLI_STRING, &folder, 0, 0, false},
@@ -339,7 +346,7 @@ int cli_bench(int argc, char **argv)
         omp_set_num_threads((int)threads);
 
     report r = {.json = json, .results = json_array()};
-    code = run(&q, &r, seconds, precision, folder);
+    code = run(&q, &r, seconds, precision, save, folder);
     json_decref(r.results);
     mh_text_release(&r.csv);
     return code;
