@@ -4,6 +4,51 @@
 
 #include "infer/infer.h"
 
+/* ---- windows.c: texts of any length as batches of the model's context ---------------------------------- */
+
+/* A text longer than the context is read by windows, each `stride` tokens after the one before; each of its
+ * tokens counts once, where it has most context. Windows of short texts share a sequence: first_key keeps
+ * each from seeing its neighbours, and rotary positions count only as differences. */
+typedef struct mh_windows {
+    const mh_model *model;
+    mh_pass *pass; /* the caller's */
+    int64_t stride;
+    void (*measure)(struct mh_windows *w); /* called with every full batch */
+    void *context;                         /* of measure */
+    int32_t text;                          /* the caller's number of the open text */
+
+    int64_t batch, rows;        /* sequences, and positions in each */
+    int64_t sequence, used;     /* where the next window goes */
+    int32_t *token, *first_key; /* [batch*rows] */
+    int32_t *target;            /* [batch*rows] the next token; -1 where this position does not count */
+    int32_t *tag;               /* [batch*rows] the `text` of each position */
+    float *nll;                 /* [batch*rows] room for losses */
+    mh_ids ids;                 /* of the open text, as far as later windows need it */
+    int64_t seen;               /* of its predictions that are counted already */
+    mh_arena memory;
+} mh_windows;
+
+/* The shape of a pass for windows: as many contexts as are worth computing at once. */
+mh_pass_shape mh_windows_shape(const mh_model *model);
+
+/* Batches of the pass's shape; the fields before `batch` are set. Release leaves the pass alone. */
+mh_status mh_windows_init(mh_windows *w);
+void mh_windows_release(mh_windows *w);
+
+/* Adds tokens to the open text, which begins with the model's bos, or ends it, with the model's eos as last
+ * target. Texts follow each other in a batch; flush measures the last ones. */
+mh_status mh_windows_add(mh_windows *w, const int32_t *id, int64_t count);
+mh_status mh_windows_end_text(mh_windows *w);
+void mh_windows_flush(mh_windows *w);
+
+/* Empties the batch: token 0 without target where nothing is put. */
+void mh_windows_clear(mh_windows *w);
+
+static inline bool mh_windows_new_text(const mh_windows *w)
+{
+    return w->ids.count == 0;
+}
+
 /* ---- perplexity.c -------------------------------------------------------------------------------------- */
 
 typedef struct {

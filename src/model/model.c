@@ -69,6 +69,8 @@ void mh_forward(mh_pass *p, const mh_model *m, const mh_call *call)
 
         norm_fwd(m, norm2, b->stat2, mid, block->ffn_norm);
         mh_ffn_fwd(&block->ffn, params, ops, &b->ffn, branch, norm2);
+        if (call->on_plan != NULL && block->ffn.moe.experts)
+            call->on_plan(call->context, i, &b->ffn.plan);
         drop(m, branch, call, i, 1);
         ops->add(next, mid, branch);
         x = next;

@@ -307,6 +307,10 @@ typedef struct {
     int64_t batch, rows, past;
     bool train;          /* apply dropout */
     uint64_t seed, step; /* of dropout; micro-batches of an update differ in `step` */
+
+    /* Called after each MoE layer, or NULL. In inference the next layer uses the plan's memory. */
+    void (*on_plan)(void *context, int64_t layer, const mh_plan *plan);
+    void *context; /* of on_plan */
 } mh_call;
 
 /* Embedding to final norm. The hidden states stay in the pass. */
