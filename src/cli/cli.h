@@ -29,6 +29,7 @@ int cli_verify(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_config(int argc, char **argv);
+int cli_analyse(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 
 /* ---- doctor.c: the machine ----------------------------------------------------------------------------- */

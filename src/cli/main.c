@@ -14,6 +14,7 @@ static const cli_command commands[] = {
     {"data", "turn text into token files", cli_data},
     {"train", "train a model as a recipe says, or resume", cli_train},
     {"eval", "measure perplexity and bits per byte", cli_eval},
+    {"analyse", "show which experts text goes to", cli_analyse},
     {"generate", "continue a text", cli_generate},
     {"info", "parameters, FLOPs and memory of a checkpoint or recipe", cli_info},
     {"plan", "MH-MoE shapes that match a baseline's FLOPs and parameters", cli_plan},

@@ -91,4 +91,133 @@ typedef struct {
 mh_status mh_verify(const char *path, mh_precision precision, mh_verify_result *result);
 void mh_verify_release(mh_verify_result *result);
 
+/* ---- excerpts.c: stretches of text spread evenly over an input, and labels -------------------------------
+ */
+
+typedef enum { MH_LABEL_NONE, MH_LABEL_FILE, MH_LABEL_FOLDER } mh_label_by;
+
+#define MH_STRETCH 4096 /* bytes of text taken or left out together */
+
+typedef struct {
+    const char *const *inputs;
+    int input_count;
+    mh_label_by by;
+
+    char **label; /* in order of appearance, without the folders that all have in common */
+    int labels, current;
+    int64_t stretches, taken;
+    double tokens; /* of the whole input, estimated */
+    size_t common; /* bytes that the labels have lost */
+    mh_text key;
+} mh_excerpts;
+
+/* Reads the input once, so as to take about `tokens` of it. The fields before `label` are set. */
+mh_status mh_excerpts_survey(mh_excerpts *excerpts, const mh_tokenizer *tokenizer, int64_t tokens,
+                             const mh_progress *progress);
+void mh_excerpts_release(mh_excerpts *excerpts);
+
+/* Sets `current` to the label of a document's name; to 0 without labels. */
+mh_status mh_excerpts_label(mh_excerpts *excerpts, const char *name);
+
+/* Whether stretch number `stretch` of the input is taken. */
+bool mh_excerpts_takes(const mh_excerpts *excerpts, int64_t stretch);
+
+/* ---- routing.c: what a layer's router chose, as counts; measures.c: what they say ---------------------- */
+
+/* Tokens of each kind (id, label) and the choices they made. */
+typedef struct {
+    int64_t count;
+    int64_t *seen;   /* [count] */
+    int64_t *chosen; /* [count, experts] */
+} mh_routed;
+
+typedef struct {
+    int64_t layer, heads, experts, top_k;
+    mh_routed token, label; /* label.count 0: none */
+
+    int64_t tokens;
+    int64_t *load, *head_load; /* [experts], [heads, experts] choices */
+    int64_t *together;         /* [experts, experts] tokens that reach both; on the diagonal, that reach it */
+    int64_t *distinct;         /* [heads*top_k + 1] tokens by the number of experts they reach */
+    int64_t repeats;           /* tokens that were seen before, and of their choices ... */
+    int64_t *kept;             /* [heads] ... those made at the last occurrence too */
+    int32_t *last;             /* [token.count, heads*top_k] choices at each token's last occurrence */
+    int32_t *reached;          /* [heads*top_k] work space */
+} mh_routing;
+
+/* Carves the counts; the fields before `tokens`, and the kinds' `count`, are set. */
+void mh_routing_layout(mh_routing *routing, mh_arena *arena);
+
+/* Counts a token's choices [heads*top_k]. */
+void mh_routing_count(mh_routing *routing, const int32_t *choice, int32_t token, int32_t label);
+
+/* How many experts are in both of two lists of top_k. */
+int64_t mh_routing_shared(const int32_t *a, const int32_t *b, int64_t top_k);
+
+/* One of "layers" in docs/formats.md. threshold < 0: half the even share of one choice, 1/(2E). */
+json_t *mh_routing_json(const mh_routing *routing, double threshold, const mh_tokenizer *tokenizer,
+                        char *const *label);
+
+json_t *mh_rounded(double value);                                 /* to six decimals */
+json_t *mh_choice_json(const int32_t *choice, int64_t top_k);     /* [3, 17] */
+json_t *mh_token_json(const mh_tokenizer *tokenizer, int32_t id); /* " the", or "<0xE2>" */
+
+/* ---- words.c: the experts of a word in each of its sentences ------------------------------------------- */
+
+enum { MH_WORDS = 16, MH_WORD_BYTES = 64, MH_OCCURRENCES = 32, MH_SENTENCE_BYTES = 400 };
+
+typedef struct {
+    int word;
+    int32_t label;
+    int64_t at; /* number of its last token, which has seen the whole word, among all tokens read */
+    char sentence[MH_SENTENCE_BYTES];
+    size_t begin, end, length; /* the word is sentence[begin, end) */
+} mh_occurrence;
+
+typedef struct {
+    char word[MH_WORDS][MH_WORD_BYTES];
+    int count;
+    int64_t heads, top_k;
+    int layers;
+
+    int64_t found[MH_WORDS]; /* in the text read; the first MH_OCCURRENCES of each are kept */
+    mh_occurrence *list;     /* in order of `at` */
+    int kept;
+    int32_t *choice;     /* [kept, layers, heads, top_k] */
+    mh_text text, piece; /* work space */
+} mh_words;
+
+mh_status mh_words_parse(mh_words *words, const char *list); /* "bank,spring" */
+void mh_words_layout(mh_words *words, mh_arena *arena);
+void mh_words_release(mh_words *words);
+
+/* Looks for the words, whole and in any case of ASCII letters, in the text of `count` tokens, of which the
+ * first is number `first`. */
+mh_status mh_words_find(mh_words *words, const mh_tokenizer *tokenizer, const int32_t *id, int64_t count,
+                        int64_t first, int32_t label);
+
+/* Keeps the choices of token number `at` in MoE layer `layer` (counted among these), if it ends a word. */
+void mh_words_record(mh_words *words, int64_t at, int layer, const int32_t *choice);
+
+/* "words" of docs/formats.md; label NULL: there are none. */
+json_t *mh_words_json(const mh_words *words, const mh_routing *routing, char *const *label);
+
+/* ---- analyse.c: the routing of real text --------------------------------------------------------------- */
+
+typedef struct {
+    const char *const *checkpoints; /* the last is analysed, the others are compared with it */
+    int checkpoint_count;
+    const char *const *inputs;
+    int input_count;
+    mh_label_by label_by;
+    double threshold;  /* of activation; < 0: 1/(2E) */
+    const char *words; /* "bank,spring", or NULL */
+    int64_t tokens;    /* at most so many are read, spread evenly over the input */
+    mh_precision precision;
+} mh_analysis;
+
+/* *result: the object that docs/formats.md describes under "Analysis", the same for any number of threads.
+ * Memory is bounded by the model and the number of labels, not by the text. */
+mh_status mh_analyse(const mh_analysis *analysis, const mh_progress *progress, json_t **result);
+
 #endif

@@ -265,9 +265,10 @@ mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const c
     return status;
 }
 
-/* The number in "step-000120"; -1 for any other name, and so for what is still being written (*.tmp). */
-static int64_t step_of(const char *name)
+/* -1 also for what is still being written (*.tmp) */
+int64_t mh_checkpoint_step(const char *folder)
 {
+    const char *slash = strrchr(folder, '/'), *name = slash != NULL ? slash + 1 : folder;
     int64_t step;
     bool named = strncmp(name, "step-", 5) == 0 && name[5] >= '0' && name[5] <= '9';
     return named && mh_text_to_int(name + 5, &step) ? step : -1;
@@ -298,7 +299,8 @@ mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
                        ") nor a run folder (with checkpoints/ in it)",
                        path);
     for (const struct dirent *entry; (entry = readdir(dir)) != NULL;)
-        if (step_of(entry->d_name) > step_of(newest) && has_model(checkpoints, entry->d_name))
+        if (mh_checkpoint_step(entry->d_name) > mh_checkpoint_step(newest) &&
+            has_model(checkpoints, entry->d_name))
             snprintf(newest, sizeof newest, "%s", entry->d_name);
     closedir(dir);
     if (*newest == '\0')

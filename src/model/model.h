@@ -398,6 +398,9 @@ mh_status mh_checkpoint_weights(mh_model *model, const char *folder);
 /* A checkpoint may also be named by its run folder: then its newest is meant. */
 mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH]);
 
+/* The number in ".../step-000120"; -1 for any other name. */
+int64_t mh_checkpoint_step(const char *folder);
+
 /* ---- llama2c.c: import of llama2.c's format ------------------------------------------------------------ */
 
 /* Reads a version-0 file (dim, hidden, layers, heads, kv heads, vocabulary, context; f32) and writes a

@@ -19,14 +19,6 @@ static mh_status folder_of(char path[MH_PATH], const char *run, int64_t step, co
     return mh_path_join(path, run, name);
 }
 
-/* The number in "step-000100", or -1 for any other name. */
-static int64_t step_of(const char *name)
-{
-    int64_t step;
-    bool named = strncmp(name, "step-", 5) == 0 && name[5] >= '0' && name[5] <= '9';
-    return named && mh_text_to_int(name + 5, &step) ? step : -1;
-}
-
 static int by_step(const void *a, const void *b)
 {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -41,7 +33,7 @@ static mh_status list_steps(const char *run, int64_t **step, int *count)
     mh_status status = mh_path_join(path, run, "checkpoints");
     DIR *dir = status == MH_OK ? opendir(path) : NULL;
     for (const struct dirent *entry; dir && status == MH_OK && (entry = readdir(dir)) != NULL;) {
-        int64_t number = step_of(entry->d_name);
+        int64_t number = mh_checkpoint_step(entry->d_name);
         if (number >= 0)
             status = mh_text_add(&found, &number, sizeof number);
     }
