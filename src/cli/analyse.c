@@ -337,19 +337,37 @@ static void print_tables(const json_t *analysis)
 
 /* ---- the command --------------------------------------------------------------------------------------- */
 
+static mh_status write_file(mh_writer *out, const json_t *analysis)
+{
+    mh_text text = {0};
+    mh_status status = mh_json_dump(analysis, true, &text);
+    if (status == MH_OK)
+        status = mh_text_add(&text, "\n", 1);
+    if (status == MH_OK)
+        status = mh_writer_put(out, text.data, text.length);
+    mh_text_release(&text);
+    return status == MH_OK ? mh_writer_commit(out) : status;
+}
+
 static int run(const mh_analysis *request, const char *output, bool json)
 {
     cli_bar bar;
     mh_progress progress = {.report = cli_bar_report, .context = &bar, .stop = cli_catch_signals()};
-    json_t *analysis;
+    json_t *analysis = NULL;
+    mh_writer out = {0};
+    /* a file that cannot be written is told before the work */
+    mh_status status = output != NULL ? mh_writer_open(&out, output) : MH_OK;
     cli_bar_init(&bar);
-    mh_status status = mh_analyse(request, &progress, &analysis);
+    if (status == MH_OK)
+        status = mh_analyse(request, &progress, &analysis);
     cli_bar_clear(&bar);
     if (status == MH_OK && output != NULL)
-        status = mh_json_write(output, analysis);
-    if (status == MH_OK && json)
+        status = write_file(&out, analysis);
+    if (status != MH_OK)
+        mh_writer_abort(&out);
+    else if (json)
         return cli_print_json(analysis);
-    if (status == MH_OK)
+    else
         print_tables(analysis);
     json_decref(analysis);
     return cli_report(status);

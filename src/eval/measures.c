@@ -169,11 +169,12 @@ json_t *mh_routing_json(const mh_routing *r, double threshold, const mh_tokenize
     json_t *experts = json_array();
     for (int64_t e = 0; e < r->experts; e++)
         json_array_append_new(experts, expert(r, e, tokenizer, label));
-    double even = 1 / (double)r->experts, choices = (double)(r->tokens * r->heads * r->top_k);
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "layer", (json_int_t)r->layer,
-        "heads", (json_int_t)r->heads, "experts", (json_int_t)r->experts, "top_k", (json_int_t)r->top_k,
-        "load", head_loads(r), "entropy", mh_rounded(evenness(r->load, r->experts, choices)), "head_entropy",
-        head_entropies(r), "activation", activation(r, threshold < 0 ? round(0.5e6 * even) / 1e6 : threshold),
-        "distinct", distinct(r), "repeats", repeats(r), "coactivation", coactivation(r), "experts", experts);
+    double choices = (double)(r->tokens * r->heads * r->top_k);
+    if (threshold < 0)
+        threshold = round(0.5e6 / (double)r->experts) / 1e6;
+    return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "layer", (json_int_t)r->layer,
+                     "heads", (json_int_t)r->heads, "top_k", (json_int_t)r->top_k, "load", head_loads(r),
+                     "entropy", mh_rounded(evenness(r->load, r->experts, choices)), "head_entropy",
+                     head_entropies(r), "activation", activation(r, threshold), "distinct", distinct(r),
+                     "repeats", repeats(r), "coactivation", coactivation(r), "experts", experts);
 }
