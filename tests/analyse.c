@@ -275,7 +275,11 @@ static void test_every_token_where_it_has_most_context(void **state)
 static void test_checkpoints(void **state)
 {
     (void)state;
-    const char *path = tiny_path("text.txt");
+    static const char texts[] =
+        "{\"text\": \"A dog and a ship.\"}\n{\"text\": \"The lazy fox sang at night.\"}\n"
+        "{\"text\": \"Once upon a time there was a model.\"}\n";
+    const char *path = tiny_path("several.jsonl");
+    OK(mh_file_write(path, texts, strlen(texts)));
     const char *list[] = {make_checkpoint("step-000010", 64, 6, 41),
                           make_checkpoint("step-000020", 64, 6, 42), make_checkpoint("last", 64, 6, 41)};
     json_t *json, *again;
@@ -315,7 +319,7 @@ static void test_words(void **state)
 {
     (void)state;
     static const char text[] =
-        "The sea was wide. Season after\nseason, a SEA-dog sang! Overseas.\n\nNo end of the sea";
+        "The sea was wide. Season after\nseason, a SEA-dog sang! Overseas, undersea.\n\nNo end of the sea";
     const char *path = tiny_path("sea.txt"), *folder = make_checkpoint("words", 256, 6, 51);
     OK(mh_file_write(path, text, strlen(text)));
     json_t *json;
@@ -393,7 +397,16 @@ static void test_labels(void **state)
     assert_string_equal(label_at(json, 0), "law/a.txt");
     assert_string_equal(label_at(json, 2), "sea/c.jsonl");
     double tokens = look(json, "tokens");
-    NEAR(json, "labels.0.tokens", tokens - look(json, "labels.1.tokens") - look(json, "labels.2.tokens"));
+    for (int i = 0; i < 2; i++) {
+        mh_ids ids = {0};
+        char name[64];
+        OK(mh_tokenizer_encode(tiny_tokenizer, contents[i], strlen(contents[i]), &ids));
+        snprintf(name, sizeof name, "labels.%d.tokens", i);
+        NEAR(json, name, (double)ids.count);
+        tokens -= (double)ids.count;
+        mh_ids_release(&ids);
+    }
+    NEAR(json, "labels.2.tokens", tokens);
     json_decref(json);
     OK(analyse(folder, tiny_path("texts"), (mh_analysis){.label_by = MH_LABEL_FOLDER}, &json));
     assert_int_equal(json_array_size(json_object_get(json, "labels")), 2);
@@ -402,7 +415,7 @@ static void test_labels(void **state)
     json_decref(json);
     OK(analyse(folder, tiny_path("texts"), (mh_analysis){.label_by = MH_LABEL_NONE}, &json));
     assert_int_equal(json_array_size(json_object_get(json, "labels")), 0);
-    NEAR(json, "tokens", tokens);
+    assert_true(look(json, "tokens") > tokens);
     json_decref(json);
 }
 
@@ -436,6 +449,10 @@ static void test_excerpts(void **state)
         NEAR(json, "tokens", (double)limits[i]);
         json_decref(json);
     }
+    json_t *json;
+    OK(analyse(folder, path, (mh_analysis){.tokens = 20000}, &json)); /* of about 50000 */
+    assert_true(look(json, "tokens") > 18000 && look(json, "tokens") <= 20000);
+    json_decref(json);
 }
 
 static void test_refusals(void **state)
