@@ -223,12 +223,10 @@ static int format_heads(char out[128], const json_t *heads)
     out[0] = '\0';
     for (size_t j = 0; j < json_array_size(heads); j++) {
         const json_t *head = at(heads, j), *experts = json_is_array(head) ? head : get(head, "experts");
-        for (size_t c = 0; c < json_array_size(experts) && n < 100; c++)
-            n += snprintf(out + n, 128 - (size_t)n, "%s%lld",
-                          c > 0   ? ","
-                          : j > 0 ? " "
-                                  : "",
-                          json_integer_value(at(experts, c)));
+        for (size_t c = 0; c < json_array_size(experts) && n < 100; c++) {
+            const char *gap = c > 0 ? "," : j > 0 ? " " : "";
+            n += snprintf(out + n, 128 - (size_t)n, "%s%lld", gap, json_integer_value(at(experts, c)));
+        }
     }
     return n;
 }
@@ -271,8 +269,8 @@ static void print_word(const json_t *word, const json_t *layers)
     puts(": the experts of each head when the model has read it");
     print_heading("", layers, -width);
     for (size_t i = 0; i < json_array_size(occurrences) && i < SENTENCES; i++) {
-        print_cells(at(occurrences, i), width);
         const json_t *sentence = at(occurrences, i);
+        print_cells(sentence, width);
         printf("  %s[%s]%s\n", text(sentence, "before"), text(sentence, "text"), text(sentence, "after"));
     }
     if (json_array_size(occurrences) < 2)

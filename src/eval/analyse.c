@@ -160,7 +160,7 @@ static mh_status read_document(analysis *a, const mh_document *document, int64_t
 {
     MH_TRY(mh_excerpts_label(&a->excerpts, document->name));
     for (size_t at = 0, cut; at < document->length && a->fed < a->request->tokens; at += cut) {
-        cut = mh_utf8_cut(document->text + at, document->length - at, MH_STRETCH);
+        cut = mh_utf8_cut(document->text + at, document->length - at, a->excerpts.stretch);
         if (mh_excerpts_takes(&a->excerpts, (*stretch)++))
             MH_TRY(feed(a, document->text + at, cut));
         else

@@ -96,8 +96,6 @@ void mh_verify_release(mh_verify_result *result);
 
 typedef enum { MH_LABEL_NONE, MH_LABEL_FILE, MH_LABEL_FOLDER } mh_label_by;
 
-#define MH_STRETCH 4096 /* bytes of text taken or left out together */
-
 typedef struct {
     const char *const *inputs;
     int input_count;
@@ -105,9 +103,10 @@ typedef struct {
 
     char **label; /* in order of appearance, without the folders that all have in common */
     int labels, current;
-    int64_t stretches, taken;
-    double tokens; /* of the whole input, estimated */
-    size_t common; /* bytes that the labels have lost */
+    size_t stretch;           /* bytes of text taken or left out together, to the end of a line */
+    int64_t stretches, taken; /* in the whole input, and how many of them are taken */
+    double tokens;            /* of the whole input, estimated */
+    size_t common;            /* bytes that the labels have lost */
     mh_text key;
 } mh_excerpts;
 

@@ -103,7 +103,7 @@ static mh_status count_stretches(mh_excerpts *s, const mh_document *document, co
                                  mh_ids *ids, double *encoded)
 {
     for (size_t at = 0, cut; at < document->length; at += cut, s->stretches++) {
-        cut = mh_utf8_cut(document->text + at, document->length - at, MH_STRETCH);
+        cut = mh_utf8_cut(document->text + at, document->length - at, s->stretch);
         if ((s->stretches & (s->stretches - 1)) == 0) {
             MH_TRY(mh_tokenizer_encode(tokenizer, document->text + at, cut, ids));
             *encoded += (double)cut;
@@ -136,6 +136,8 @@ mh_status mh_excerpts_survey(mh_excerpts *s, const mh_tokenizer *tokenizer, int6
 {
     mh_corpus *corpus;
     mh_ids ids = {0};
+    /* many short ones, where many labels wait for some; else they leave room for whole contexts */
+    s->stretch = s->by == MH_LABEL_NONE ? 4096 : 1024;
     MH_TRY(mh_corpus_open(&corpus, s->inputs, s->input_count));
     mh_status status = survey(s, corpus, tokenizer, &ids, progress);
     if (status == MH_OK) {
