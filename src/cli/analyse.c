@@ -1,5 +1,4 @@
-/* mhmoe analyse: which experts real text goes to. The analysis is a JSON object; its tables are printed here.
- */
+/* mhmoe analyse: which experts real text goes to. The analysis is a JSON object, printed here as tables. */
 #include "cli/cli.h"
 
 #include <math.h>

@@ -219,7 +219,7 @@ static const char *last_checkpoint(const analysis *a)
 static mh_status check_model(const analysis *a)
 {
     const mh_config *config = &a->model->config;
-    if (config->moe.experts == 0)
+    if (a->layers == 0)
         return mh_fail(
             MH_EVALUE,
             "%s is a dense model: it has no experts and routes nothing, so there is nothing to "
@@ -280,6 +280,9 @@ static mh_status prepare(analysis *a)
     const mh_analysis *request = a->request;
     MH_TRY(mh_checkpoint_locate(last_checkpoint(a), a->folder));
     MH_TRY(mh_model_load(&a->model, &a->tokenizer, a->folder, request->precision));
+    const mh_config *config = &a->model->config;
+    for (int64_t i = 0; i < config->layers; i++)
+        a->layers += mh_config_is_moe(config, i);
     MH_TRY(check_model(a));
     MH_TRY(check_others(a));
     if (request->words != NULL)
@@ -288,9 +291,6 @@ static mh_status prepare(analysis *a)
         .inputs = request->inputs, .input_count = request->input_count, .by = request->label_by};
     MH_TRY(mh_excerpts_survey(&a->excerpts, a->tokenizer, request->tokens, a->progress));
 
-    const mh_config *config = &a->model->config;
-    for (int64_t i = 0; i < config->layers; i++)
-        a->layers += mh_config_is_moe(config, i);
     a->words.heads = config->moe.heads;
     a->words.top_k = config->moe.top_k;
     a->words.layers = a->layers;
