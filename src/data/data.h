@@ -21,6 +21,9 @@ const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer, size_t *bytes);
 mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *text, size_t length, bool start,
                                    mh_ids *ids);
 
+/* Appends `count` ids as they are. */
+mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count);
+
 /* The bytes that one id adds in the middle of a text (streaming); a byte piece gives one byte. */
 mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text);
 

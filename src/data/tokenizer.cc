@@ -73,17 +73,17 @@ static std::string reason(const sentencepiece::util::Status &status)
     return why.empty() ? "it is damaged or another kind of file" : why;
 }
 
-static mh_status add_ids(mh_ids *ids, const int *id, size_t count)
+mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count)
 {
-    if (ids->count + (int64_t)count > ids->capacity) {
-        int64_t capacity = ids->capacity * 2 + (int64_t)count + 16;
+    if (ids->count + count > ids->capacity) {
+        int64_t capacity = ids->capacity * 2 + count + 16;
         void *grown = realloc(ids->id, (size_t)capacity * sizeof *ids->id);
         if (grown == NULL)
             return mh_fail(MH_EMEMORY, "the system refused memory for %lld tokens", (long long)capacity);
         ids->id = (int32_t *)grown;
         ids->capacity = capacity;
     }
-    for (size_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++)
         ids->id[ids->count++] = id[i];
     return MH_OK;
 }
@@ -261,10 +261,10 @@ mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *te
             auto encoded = tokenizer->processor.Encode(segment, &id);
             if (!encoded.ok())
                 return mh_fail(MH_EFORMAT, "SentencePiece cannot encode a text: %s", encoded.message());
-            MH_TRY(add_ids(ids, id.data(), id.size()));
+            MH_TRY(mh_ids_add(ids, id.data(), (int64_t)id.size()));
             if (sign != std::string_view::npos) {
                 for (int i = 0; i < SPACE_SIGN_BYTES; i++)
-                    MH_TRY(add_ids(ids, &tokenizer->byte_id[(unsigned char)SPACE_SIGN[i]], 1));
+                    MH_TRY(mh_ids_add(ids, &tokenizer->byte_id[(unsigned char)SPACE_SIGN[i]], 1));
                 rest.remove_prefix(SPACE_SIGN_BYTES);
             }
         }

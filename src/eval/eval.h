@@ -70,6 +70,10 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
 mh_status mh_eval_batches(const mh_model *model, mh_pass *pass, const mh_batches *batches, int64_t sequences,
                           bool mask_documents, const mh_progress *progress, mh_perplexity *result);
 
+/* Refuses a model that cannot be asked for the probability of a text: without bos, or with another tokenizer.
+ */
+mh_status mh_eval_check(const mh_model *model, const mh_tokenizer *tokenizer);
+
 /* ---- verify.c: reference vectors ----------------------------------------------------------------------- */
 
 typedef struct {

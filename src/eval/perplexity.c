@@ -85,20 +85,25 @@ static void finish(mh_perplexity *result, double started)
     result->seconds = mh_seconds() - started;
 }
 
-static mh_status check(const mh_model *model, const mh_tokenizer *tokenizer, int64_t stride)
+mh_status mh_eval_check(const mh_model *model, const mh_tokenizer *tokenizer)
 {
     const mh_config *config = &model->config;
     if (config->bos < 0)
         return mh_fail(MH_EVALUE,
                        "model.bos is unset, so there is nothing to predict a text's first token from; set "
                        "it in the checkpoint's config.json");
-    if (stride < 0 || stride > config->context)
-        return mh_fail(MH_EVALUE,
-                       "stride is %lld; it must be from 1 to the context of %lld, or 0 for half of it",
-                       (long long)stride, (long long)config->context);
     if (mh_tokenizer_vocab(tokenizer) != config->vocab)
         return mh_fail(MH_EMISMATCH, "the tokenizer has %d pieces, but the model's vocabulary is %lld",
                        mh_tokenizer_vocab(tokenizer), (long long)config->vocab);
+    return MH_OK;
+}
+
+static mh_status check_stride(int64_t stride, int64_t context)
+{
+    if (stride < 0 || stride > context)
+        return mh_fail(MH_EVALUE,
+                       "stride is %lld; it must be from 1 to the context of %lld, or 0 for half of it",
+                       (long long)stride, (long long)context);
     return MH_OK;
 }
 
@@ -107,7 +112,8 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
 {
     double started = mh_seconds();
     *result = (mh_perplexity){0};
-    MH_TRY(check(model, tokenizer, stride));
+    MH_TRY(mh_eval_check(model, tokenizer));
+    MH_TRY(check_stride(stride, model->config.context));
     mh_windows w = {.model = model,
                     .stride = stride ? stride : (model->config.context + 1) / 2,
                     .measure = measure_windows,

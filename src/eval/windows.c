@@ -1,7 +1,6 @@
 /* windows: texts of any length as batches of the model's context, each token counted once. */
 #include "eval/eval.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define PASS_ROWS 2048 /* positions computed at once, where the context leaves room for several sequences */
@@ -77,28 +76,13 @@ static void add_window(mh_windows *w, const int32_t *id, int64_t length, int64_t
     w->used += length;
 }
 
-static mh_status append(mh_ids *ids, const int32_t *id, int64_t count)
-{
-    if (ids->count + count > ids->capacity) {
-        int64_t capacity = 2 * ids->capacity + count + 1024;
-        int32_t *grown = realloc(ids->id, (size_t)capacity * sizeof *grown);
-        if (grown == NULL)
-            return mh_fail(MH_EMEMORY, "no memory left for %lld tokens", (long long)capacity);
-        ids->id = grown;
-        ids->capacity = capacity;
-    }
-    memcpy(ids->id + ids->count, id, (size_t)count * sizeof *id);
-    ids->count += count;
-    return MH_OK;
-}
-
 mh_status mh_windows_add(mh_windows *w, const int32_t *id, int64_t count)
 {
     int32_t bos = (int32_t)w->model->config.bos;
     int64_t start = 0;
     if (mh_windows_new_text(w))
-        MH_TRY(append(&w->ids, &bos, 1));
-    MH_TRY(append(&w->ids, id, count));
+        MH_TRY(mh_ids_add(&w->ids, &bos, 1));
+    MH_TRY(mh_ids_add(&w->ids, id, count));
     while (w->ids.count - 1 - start >= w->rows) {
         add_window(w, w->ids.id + start, w->rows, w->seen);
         w->seen = w->rows - w->stride;
