@@ -1,4 +1,5 @@
-/* Verification against the authors' code, and that it can fail; perplexity against sums made directly. */
+/* Verification against the authors' code, and that it can fail; perplexity and scores of choices against sums
+ * made directly; files of questions, good and bad. */
 #include "test.h"
 
 #include "eval/eval.h"
@@ -119,21 +120,31 @@ static void test_verify_can_fail(void **state)
 /* The same numbers by products of other numbers of rows, in another order of summation. */
 #define SAME_SUMS 1e-5
 
-/* Loss of predicting `target` after `count` tokens, computed alone. */
-static double loss_after(const mh_model *model, const int32_t *token, int64_t count, int32_t target)
+/* Loss of predicting the targets that are not -1, of a sequence computed alone. */
+static double loss_of(const mh_model *model, const int32_t *token, int64_t count, const int32_t *target)
 {
     mh_pass *pass;
-    int32_t targets[512];
     float nll[512];
+    double sum = 0;
     assert_true(count <= 512);
-    memset(targets, -1, sizeof targets);
-    targets[count - 1] = target;
     mh_call call = {.token = token, .batch = 1, .rows = count};
     OK(mh_pass_create(&pass, model, (mh_pass_shape){.batch = 1, .rows = count, .capacity = count}));
     mh_forward(pass, model, &call);
-    mh_loss(pass, model, &call, targets, nll, 0);
+    mh_loss(pass, model, &call, target, nll, 0);
     mh_pass_free(pass);
-    return (double)nll[count - 1];
+    for (int64_t i = 0; i < count; i++)
+        sum += (double)nll[i];
+    return sum;
+}
+
+/* Loss of predicting `target` after `count` tokens, computed alone. */
+static double loss_after(const mh_model *model, const int32_t *token, int64_t count, int32_t target)
+{
+    int32_t targets[512];
+    assert_true(count <= 512);
+    memset(targets, -1, sizeof targets);
+    targets[count - 1] = target;
+    return loss_of(model, token, count, targets);
 }
 
 /* Every token by itself, each after the part of its window that stands before it. */
@@ -280,6 +291,494 @@ static void test_perplexity_refuses(void **state)
     mh_model_free(model);
 }
 
+/* ---- zero-shot tasks ----------------------------------------------------------------------------------- */
+
+static const char *task_folder(void)
+{
+    const char *folder = tiny_path("bench");
+    OK(mh_make_dirs(folder));
+    return folder;
+}
+
+static const char *put_file(const char *folder, const char *name, const char *text)
+{
+    static char path[MH_PATH];
+    OK(mh_path_join(path, folder, name));
+    OK(mh_file_write(path, text, strlen(text)));
+    return path;
+}
+
+static void expect_choice(const mh_items *items, int64_t i, int c, const char *context, const char *answer,
+                          bool correct)
+{
+    assert_true(i < items->count && c < items->item[i].count);
+    assert_string_equal(items->item[i].choice[c].context, context);
+    assert_string_equal(items->item[i].choice[c].answer, answer);
+    assert_int_equal(items->item[i].choice[c].correct, correct);
+}
+
+/* Every format, with the prompts of the harness (tests/interop compares them with its own). */
+static void test_task_prompts(void **state)
+{
+    (void)state;
+    const char *folder = task_folder();
+    const mh_task_options options = {.data = folder};
+    mh_items items;
+
+    put_file(
+        folder, "arc_easy.jsonl",
+        "\xef\xbb\xbf{\"query\": \"Question: Why?\", \"choices\": [\"a\", \"b c\", \"d\"], \"gold\": 1}\r\n"
+        "\n"
+        "{\"id\": 7, \"gold\": 0, \"query\": \"Question: \\u00c9?\", \"choices\": [\"x\", \"y\"]}");
+    OK(mh_task_load(&items, "arc_easy", &options));
+    assert_int_equal(items.count, 2);
+    assert_int_equal(items.item[1].line, 3);
+    assert_int_equal(items.item[1].number, 1);
+    expect_choice(&items, 0, 0, "Question: Why?\nAnswer:", "a", false);
+    expect_choice(&items, 0, 1, "Question: Why?\nAnswer:", "b c", true);
+    expect_choice(&items, 1, 0, "Question: \xc3\x89?\nAnswer:", "x", true);
+    assert_ptr_equal(items.item[0].choice[0].context, items.item[0].choice[2].context);
+    mh_items_release(&items);
+
+    put_file(folder, "piqa.jsonl",
+             "{\"query\": \"Question: dry\\n\", \"choices\": [\"a\", \"b\"], \"gold\": 0}\n");
+    OK(mh_task_load(&items, "piqa", &options));
+    expect_choice(&items, 0, 0, "Question: dry\nAnswer:", "a", true);
+    mh_items_release(&items);
+
+    put_file(folder, "boolq.jsonl",
+             "{\"query\": \"Passage: P.\\nQuestion: q?\", \"choices\": [\"no\", \"yes\"], \"gold\": 1}\n");
+    OK(mh_task_load(&items, "boolq", &options));
+    expect_choice(&items, 0, 1, "P.\nQuestion: q?\nAnswer:", "yes", true);
+    mh_items_release(&items);
+
+    put_file(folder, "winogrande.jsonl",
+             "{\"context_options\": [\"A saw B so A\", \"A saw B so B\"], \"continuation\": \"ran.\", "
+             "\"gold\": 1}\n");
+    OK(mh_task_load(&items, "winogrande", &options));
+    expect_choice(&items, 0, 0, "A saw B so A", "ran.", false);
+    expect_choice(&items, 0, 1, "A saw B so B", "ran.", true);
+    mh_items_release(&items);
+
+    put_file(folder, "hellaswag_val_full.txt",
+             "Skiing: She skis. the  man\n2\nruns.\nfalls [x] down.\n one \ntwo\n"
+             "How to [b] ski: Go \"there.\" you [to.\n0\na\nb\nc\nd\n"
+             "Golf: He hits. \"what now!\" 5 men\n0\na\nb\nc\nd\n\n");
+    OK(mh_task_load(&items, "hellaswag", &options));
+    assert_int_equal(items.count, 3);
+    assert_int_equal(items.item[1].line, 7);
+    expect_choice(&items, 0, 0, "Skiing: She skis. The man", "runs.", false);
+    expect_choice(&items, 0, 1, "Skiing: She skis. The man", "falls down.", false);
+    expect_choice(&items, 0, 2, "Skiing: She skis. The man", "one", true);
+    expect_choice(&items, 1, 0, "How to ski: Go \"there.\" you [to.", "a", true);
+    expect_choice(&items, 2, 0, "Golf: He hits. \"what now!\" 5 men", "a", true);
+    mh_items_release(&items);
+
+    put_file(folder, "rte_dev.tsv",
+             "sentence1\tsentence2\tlabel\tidx\n"
+             "A fox.\tAn animal.\t0\t0\n"
+             "\"He said \"\"no\"\" twice.\"\t\"\"\"No\"\" it is.\"\t1\t1\r\n");
+    OK(mh_task_load(&items, "rte", &options));
+    expect_choice(&items, 0, 0, "A fox.\nQuestion: An animal. True or False?\nAnswer:", "True", true);
+    expect_choice(&items, 1, 1,
+                  "He said \"no\" twice.\nQuestion: \"No\" it is. True or False?\nAnswer:", "False", true);
+    mh_items_release(&items);
+
+    put_file(folder, "truthfulqa_mc.json",
+             "[{\"question\": \"Why?\", \"mc1_targets\": {\"So.\": 1, \"Not.\": 0},\n"
+             "  \"mc2_targets\": {\"So.\": 1, \"Not.\": 0, \"It is.\": 1}}]");
+    OK(mh_task_load(&items, "truthfulqa_mc2", &options));
+    const char *context = items.item[0].choice[2].context;
+    assert_memory_equal(context, "Q: What is human life", 21);
+    const char *end = "held in Barcelona, Spain.\n\nQ: Why?\nA:";
+    assert_string_equal(context + strlen(context) - strlen(end), end);
+    mh_items_release(&items);
+
+    OK(mh_task_load(
+        &items,
+        put_file(folder, "own.jsonl", "{\"query\": \"Q:\", \"choices\": [\"a\", \"b\"], \"gold\": 0}"),
+        &(mh_task_options){0}));
+    expect_choice(&items, 0, 1, "Q:", "b", false);
+    mh_items_release(&items);
+}
+
+/* What is wrong with a question is told with file and line and counted; the others are asked. */
+static void test_task_files_with_errors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *task, *file, *text;
+        int64_t left_out;
+        const char *complaint;
+    } cases[] = {
+        {"arc_easy", "arc_easy.jsonl",
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", \"y\"], \"gold\": 0}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", \"y\"], \"gold\": 0\n"
+         "{\"query\": \"Why?\", \"choices\": [\"x\", \"y\"], \"gold\": 0}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", \"y\"], \"gold\": 2}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", \"y\"], \"gold\": \"1\"}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", 3], \"gold\": 0}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", \"\"], \"gold\": 0}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\"], \"gold\": 0}\n"
+         "{\"choices\": [\"x\", \"y\"], \"gold\": 0}\n"
+         "{\"query\": \"Question: \xff\", \"choices\": [\"x\", \"y\"], \"gold\": 0}\n"
+         "[]\n",
+         10,
+         "arc_easy.jsonl:2: it is not valid JSON|arc_easy.jsonl:3: its \"query\" does not begin with "
+         "\"Question: \"|"
+         "arc_easy.jsonl:4: \"gold\" is 2, but its 2 choices|arc_easy.jsonl:5: it has no whole number "
+         "\"gold\"|"
+         "arc_easy.jsonl:6: choice 1 is no string|arc_easy.jsonl:7: choice 1 is empty|"
+         "arc_easy.jsonl:8: it has no list \"choices\"|arc_easy.jsonl:9: it has no string \"query\"|"
+         "arc_easy.jsonl:10: it is not valid UTF-8|arc_easy.jsonl:11: it has no string \"query\""},
+        {"piqa", "piqa.jsonl",
+         "{\"query\": \"Question: a\\n\", \"choices\": [\"x\", \"y\"], \"gold\": 0}\n"
+         "{\"query\": \"Question: a\", \"choices\": [\"x\", \"y\"], \"gold\": 0}",
+         1, "piqa.jsonl:2: its \"query\" does not end in a newline"},
+        {"winogrande", "winogrande.jsonl",
+         "{\"context_options\": [\"A\", \"B\"], \"continuation\": \"x\", \"gold\": 0}\n"
+         "{\"context_options\": [\"A\", \"B\"], \"gold\": 0}",
+         1, "winogrande.jsonl:2: it has no string \"continuation\""},
+        {"hellaswag", "hellaswag_val_full.txt", "c\n0\na\nb\nc\nd\nc\n4\na\nb\nc\nd\nc\n0\na\n", 2,
+         "full.txt:7: its second line must be|full.txt:13: the file ends after 3 of this question's 6 lines"},
+        {"rte", "rte_dev.tsv",
+         "sentence1\tsentence2\tlabel\tidx\na\tb\t0\t0\na\tb\na\tb\tentailment\t0\n\"a\tb\t0\t0\n\"a\"x\tb\t0"
+         "\t0\n",
+         4,
+         "rte_dev.tsv:3: it has less than three fields|rte_dev.tsv:4: its label is \"entailment\"|"
+         "rte_dev.tsv:5: it has less than|rte_dev.tsv:6: it has less than"},
+        {"truthfulqa_mc1", "truthfulqa_mc.json",
+         "[{\"question\": \"a\", \"mc1_targets\": {\"b\": 1, \"c\": 0}}, {\"question\": \"a\"}, 3,\n"
+         "{\"question\": \"a\", \"mc1_targets\": {\"b\": 1, \"c\": 2}}, "
+         "{\"question\": \"a\", \"mc1_targets\": {\"b\": 0, \"c\": 0}}]",
+         4,
+         "mc.json: question 2: \"mc1_targets\" has no true answer|mc.json: question 3: it has no string|"
+         "mc.json: question 4: an answer in \"mc1_targets\" is neither|mc.json: question 5: \"mc1_targets\" "
+         "has no true"},
+    };
+    const char *folder = task_folder();
+    const mh_task_options options = {.data = folder};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mh_items items;
+        put_file(folder, cases[i].file, cases[i].text);
+        OK(mh_task_load(&items, cases[i].task, &options));
+        assert_int_equal(items.count, 1);
+        assert_int_equal(items.left_out, cases[i].left_out);
+        char wanted[2048], *rest = wanted, *said = items.complaints.data;
+        snprintf(wanted, sizeof wanted, "%s", cases[i].complaint);
+        for (char *part; (part = strsep(&rest, "|")) != NULL;) {
+            char *line = strsep(&said, "\n");
+            if (strstr(line, part) == NULL)
+                fail_msg("\"%s\", expected \"%s\"", line, part);
+        }
+        assert_string_equal(said, "");
+        mh_items_release(&items);
+    }
+}
+
+static void test_task_load_refuses(void **state)
+{
+    (void)state;
+    const char *folder = task_folder();
+    mh_task_options options = {.data = folder};
+    mh_items items;
+    FAILS(MH_EUSAGE, "there is no task 'arc_eazy', the nearest is arc_easy;",
+          mh_task_load(&items, "arc_eazy", &options));
+    FAILS(MH_EUSAGE, "add --data DIR", mh_task_load(&items, "rte", &(mh_task_options){0}));
+    FAILS(MH_EIO, "has no arc_challenge.jsonl", mh_task_load(&items, "arc_challenge", &options));
+    FAILS(MH_EIO, "absent.jsonl", mh_task_load(&items, tiny_path("absent.jsonl"), &options));
+    FAILS(MH_EFORMAT, "it is empty", mh_task_load(&items, put_file(folder, "own.jsonl", ""), &options));
+    FAILS(MH_EFORMAT, "holds no question that can be asked: ",
+          mh_task_load(&items, put_file(folder, "own.jsonl", "{}\n{\n"), &options));
+    FAILS(MH_EFORMAT, "own.jsonl:1: it has no string",
+          mh_task_load(&items, put_file(folder, "own.jsonl", "{}"), &options));
+    put_file(folder, "rte_dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t0\n");
+    FAILS(MH_EFORMAT, "its columns must be", mh_task_load(&items, "rte", &options));
+    put_file(folder, "truthfulqa_mc.json", "{\"question\": \"a\"}");
+    FAILS(MH_EFORMAT, "is no list of questions", mh_task_load(&items, "truthfulqa_mc1", &options));
+    FAILS(MH_EVALUE, "is a folder", mh_task_load(&items, folder, &options));
+}
+
+#define OWN(query, gold) "{\"query\": \"" query "\", \"choices\": [\"x\", \"y\"], \"gold\": " #gold "}\n"
+
+/* The first of the file come before each question, and no question is its own example. */
+static void test_task_shots(void **state)
+{
+    (void)state;
+    const char *folder = task_folder(), *path = tiny_path("bench/own.jsonl"),
+               *few = tiny_path("bench/few.jsonl");
+    put_file(folder, "own.jsonl", OWN("A", 0) OWN("B", 1) OWN("C", 1));
+    mh_task_options options = {.shots = 2, .shots_path = path};
+    mh_items items;
+    OK(mh_task_load(&items, path, &options));
+    assert_int_equal(items.shots, 2);
+    expect_choice(&items, 0, 1, "B y\n\nC y\n\nA", "y", false);
+    expect_choice(&items, 1, 0, "A x\n\nC y\n\nB", "x", false);
+    expect_choice(&items, 2, 1, "A x\n\nB y\n\nC", "y", true);
+    mh_items_release(&items);
+
+    options.limit = 2;
+    OK(mh_task_load(&items, path, &options));
+    assert_int_equal(items.count, 2);
+    mh_items_release(&items);
+
+    options.shots = 3;
+    FAILS(MH_EVALUE, "holds only 2 examples besides the question itself, not 3",
+          mh_task_load(&items, path, &options));
+    put_file(folder, "few.jsonl", OWN("A", 0) "{}\n");
+    options.shots = 1;
+    options.shots_path = few;
+    FAILS(MH_EFORMAT, "few.jsonl:2: it has no string", mh_task_load(&items, path, &options));
+
+    put_file(folder, "winogrande.jsonl",
+             "{\"context_options\": [\"A\", \"B\"], \"continuation\": \"x\", \"gold\": 0}\n"
+             "{\"context_options\": [\"C\", \"D\"], \"continuation\": \"y\", \"gold\": 1}");
+    options = (mh_task_options){.data = folder, .shots = 1, .shots_path = folder};
+    OK(mh_task_load(&items, "winogrande", &options));
+    expect_choice(&items, 0, 0, "D y\n\nA", "x", true);
+    expect_choice(&items, 0, 1, "D y\n\nB", "x", false);
+    expect_choice(&items, 1, 1, "A x\n\nD", "y", true);
+    mh_items_release(&items);
+
+    put_file(folder, "truthfulqa_mc.json", "[{\"question\": \"a\", \"mc1_targets\": {\"b\": 1, \"c\": 0}}]");
+    OK(mh_task_load(&items, "truthfulqa_mc1", &options)); /* has examples of its own */
+    assert_int_equal(items.shots, 0);
+    mh_items_release(&items);
+}
+
+/* The log-likelihood of a choice by the harness' rules, from its text alone. */
+static double direct_score(const mh_model *model, const mh_choice *choice)
+{
+    int64_t context = model->config.context;
+    mh_ids whole = {0}, before = {0};
+    char text[1024];
+    size_t length = strlen(choice->context);
+    while (length > 0 && strchr(" \n", choice->context[length - 1]) != NULL)
+        length--;
+    snprintf(text, sizeof text, "%s %s", choice->context, choice->answer);
+    OK(mh_ids_add(&whole, &(int32_t){(int32_t)model->config.bos}, 1));
+    OK(mh_tokenizer_encode(tiny_tokenizer, text, strlen(text), &whole));
+    OK(mh_tokenizer_encode(tiny_tokenizer, choice->context, length, &before));
+    int64_t start = whole.count > context + 1 ? whole.count - context - 1 : 0;
+    int32_t target[512];
+    assert_true(whole.count <= 512);
+    for (int64_t i = start; i < whole.count - 1; i++)
+        target[i - start] = i + 1 > before.count ? whole.id[i + 1] : -1;
+    double score = -loss_of(model, whole.id + start, whole.count - 1 - start, target);
+    mh_ids_release(&whole);
+    mh_ids_release(&before);
+    return score;
+}
+
+/* Questions of many shapes: 2 to 5 choices, answers and contexts of all lengths, some alike in their
+ * beginnings, spaces and newlines at the end of contexts, and contexts for each choice. */
+static const char *put_questions(const char *folder, int count)
+{
+    static const char *const words[] = {"the",   "fox",     "ships",    "at",
+                                        "night", "The sea", "who sang", "\\u00e9"};
+    static const char *const ends[] = {"", " ", "\\n", "?"};
+    mh_text text = {0};
+    uint64_t index = 0;
+#define PICK(n) ((int)(mh_uniform(24, mh_stream(MH_RANDOM_TEST, 0, 0), index++) * (n)))
+    for (int i = 0; i < count; i++) {
+        int choices = 2 + PICK(4);
+        OK(mh_text_printf(&text, "{\"query\": \""));
+        for (int n = PICK(20); n >= 0; n--)
+            OK(mh_text_printf(&text, "%s ", words[PICK(8)]));
+        if (i == 5)
+            text.length -= strlen("the "); /* may leave an odd end, or nothing */
+        OK(mh_text_printf(&text, "%s\", \"choices\": [", ends[PICK(4)]));
+        for (int c = 0; c < choices; c++) {
+            OK(mh_text_printf(&text, "%s\"", c ? ", " : ""));
+            for (int n = PICK(6); n >= 0; n--)
+                OK(mh_text_printf(&text, "%s%s", words[PICK(8)], n ? " " : "\""));
+        }
+        OK(mh_text_printf(&text, "], \"gold\": %d}\n", PICK(choices)));
+    }
+#undef PICK
+    const char *path = put_file(folder, "many.jsonl", text.data);
+    mh_text_release(&text);
+    return path;
+}
+
+static void check_scores(const char *path, int64_t context, int64_t experts, int64_t *truncated)
+{
+    mh_config config = tiny_config(context, experts);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 25);
+    mh_items items;
+    mh_task_result result;
+    OK(mh_task_load(&items, path, &(mh_task_options){0}));
+    OK(mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
+    assert_int_equal(result.items, items.count);
+    *truncated = result.truncated;
+    double n = (double)items.count, right = 0;
+    for (int64_t i = 0; i < items.count; i++) {
+        const mh_item *item = &items.item[i];
+        int best = 0;
+        for (int c = 0; c < item->count; c++) {
+            double score = item->choice[c].score, direct = direct_score(model, &item->choice[c]);
+            if (!(fabs(score - direct) < SAME_SUMS * fabs(direct)))
+                fail_msg("question %lld, choice %d: %.9g, expected %.9g", (long long)i, c, score, direct);
+            best = score > item->choice[best].score ? c : best;
+        }
+        right += item->choice[best].correct;
+    }
+    double mean = right / n;
+    assert_true(mean > 0 && mean < 1);
+    assert_int_equal(result.measures, 2);
+    assert_string_equal(result.measured[0].name, "acc");
+    assert_string_equal(result.measured[1].name, "acc_norm");
+    assert_true(fabs(result.measured[0].mean - mean) < 1e-12);
+    assert_true(fabs(result.measured[0].error - sqrt(mean * (1 - mean) / (n - 1))) < 1e-12);
+    mh_items_release(&items);
+    mh_model_free(model);
+}
+
+static void test_choice_scores(void **state)
+{
+    (void)state;
+    int64_t truncated;
+    const char *folder = task_folder();
+    check_scores(put_questions(folder, 40), 256, 6, &truncated); /* several batches */
+    assert_int_equal(truncated, 0);
+    check_scores(put_questions(folder, 8), 256, 0, &truncated);
+    check_scores(put_questions(folder, 12), 48, 6, &truncated); /* contexts are cut */
+    assert_true(truncated > 3 && truncated < 12);
+    put_file(folder, "winogrande.jsonl",
+             "{\"context_options\": [\"\", \"The fox\", \"The sea\"], \"continuation\": \"sang.\", "
+             "\"gold\": 1}\n");
+    mh_config config = tiny_config(64, 0);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 26);
+    mh_items items;
+    mh_task_result result;
+    OK(mh_task_load(&items, "winogrande", &(mh_task_options){.data = folder}));
+    OK(mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
+    assert_true(isnan(result.measured[0].error)); /* of a single question */
+    for (int c = 0; c < 3; c++)
+        assert_true(fabs(items.item[0].choice[c].score - direct_score(model, &items.item[0].choice[c])) <
+                    1e-4);
+    mh_items_release(&items);
+    mh_model_free(model);
+}
+
+/* acc takes the likeliest, acc_norm the likeliest a character and not a byte; of equal ones the first. mc2 is
+ * the true answers' share of the probability, wherever the scores lie. */
+static void test_task_measures(void **state)
+{
+    (void)state;
+    mh_choice choices[] = {{.answer = "\xc3\xa9\xc3\xa9", .score = -4, .correct = true},
+                           {.answer = "abc", .score = -4.5},
+                           {.answer = "abc", .score = -4.5}};
+    mh_item item = {.choice = choices, .count = 3};
+    const mh_measure *measure = mh_tasks[0].measure;
+    assert_true(measure[0].of(&item) == 1);
+    assert_true(measure[1].of(&item) == 0);
+    choices[2].score = -4;
+    assert_true(measure[0].of(&item) == 1);
+    choices[1].correct = true;
+    choices[2].score = -4.5;
+    assert_true(measure[1].of(&item) == 1);
+
+    const mh_task *mc2 = &mh_tasks[MH_TASKS - 1];
+    assert_string_equal(mc2->name, "truthfulqa_mc2");
+    for (int shift = 0; shift <= 5000; shift += 5000) {
+        choices[0].score = -1 - shift;
+        choices[1].score = -2 - shift;
+        choices[2].score = -3 - shift;
+        double share = (exp(-1) + exp(-2)) / (exp(-1) + exp(-2) + exp(-3));
+        assert_true(fabs(mc2->measure[0].of(&item) - share) < 1e-12);
+    }
+}
+
+static void test_task_log(void **state)
+{
+    (void)state;
+    const char *folder = task_folder(), *path = tiny_path("bench/own.jsonl");
+    put_file(folder, "own.jsonl", "{}\n" OWN("A", 1));
+    mh_items items;
+    OK(mh_task_load(&items, path, &(mh_task_options){0}));
+    items.item[0].choice[0].score = -2;
+    items.item[0].choice[1].score = -1.5;
+    mh_writer log;
+    OK(mh_writer_open(&log, tiny_path("log")));
+    OK(mh_task_log(&items, &log));
+    OK(mh_writer_commit(&log));
+    json_t *got, *want = json_pack("{s:s, s:i, s:[[s, s], [s, s]], s:[f, f], s:[i], s:b, s:f, s:f}", "task",
+                                   path, "doc_id", 1, "arguments", "A", " x", "A", " y", "loglikelihoods",
+                                   -2.0, -1.5, "target", 1, "truncated", 0, "acc", 1.0, "acc_norm", 1.0);
+    OK(mh_json_read(&got, tiny_path("log")));
+    assert_true(json_equal(got, want));
+    json_decref(got);
+    json_decref(want);
+    mh_items_release(&items);
+}
+
+static void test_task_score_refuses(void **state)
+{
+    (void)state;
+    const char *folder = task_folder(), *path = tiny_path("bench/own.jsonl");
+    put_file(folder, "own.jsonl",
+             OWN("A", 0) "{\"query\": \"B\", \"gold\": 0, \"choices\": [\"x\", "
+                         "\"The quick brown fox jumps over the lazy dog and the people on the ships.\"]}\n");
+    mh_config config = tiny_config(8, 0);
+    mh_model *model = tiny_model(&config, MH_PRECISION_F32, 27);
+    mh_items items;
+    mh_task_result result;
+    OK(mh_task_load(&items, path, &(mh_task_options){0}));
+    OK(mh_task_score(model, tiny_tokenizer, &items, NULL, &result)); /* a choice longer than the context */
+    assert_int_equal(result.items, 1);
+    assert_int_equal(items.left_out, 1);
+    assert_non_null(strstr(items.complaints.data, "own.jsonl:2: choice 1 has "));
+
+    model->config.context = 1;
+    FAILS(MH_EVALUE,
+          "holds no question for this model: ", mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
+    mh_items_release(&items);
+    model->config.context = 8;
+
+    OK(mh_task_load(&items, path, &(mh_task_options){.limit = 1}));
+    model->config.moe.capacity_factor = 1;
+    FAILS(MH_EVALUE, "cannot score choices", mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
+    model->config.moe.capacity_factor = 0;
+    model->config.bos = -1;
+    FAILS(MH_EVALUE, "model.bos is unset", mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
+    model->config.bos = 1;
+    model->params.value[model->params.list[model->norm].offset] = NAN;
+    FAILS(MH_EVALUE, "NaN for question 1 of", mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
+    mh_items_release(&items);
+    mh_model_free(model);
+
+    config = tiny_config(256, 0);
+    model = tiny_model(&config, MH_PRECISION_F32, 27);
+    OK(mh_task_load(&items, put_questions(folder, 60), &(mh_task_options){0}));
+    int stop = 1;
+    FAILS(MH_EINTERRUPTED, "stopped after ",
+          mh_task_score(model, tiny_tokenizer, &items, &(mh_progress){.stop = &stop}, &result));
+    mh_items_release(&items);
+    mh_model_free(model);
+}
+
+/* The real files are read to the last question. */
+static void test_real_tasks(void **state)
+{
+    (void)state;
+    static const int64_t counts[MH_TASKS] = {2376, 1172, 1838, 500, 3270, 1267, 10042, 277, 817, 817};
+    const char *data = getenv("MHMOE_DATA");
+    if (data == NULL) {
+        print_message("skipped: MHMOE_DATA is not set, so there are no real tasks to read\n");
+        skip();
+    }
+    char folder[MH_PATH];
+    OK(mh_path_join(folder, data, "bench"));
+    for (int i = 0; i < MH_TASKS; i++) {
+        mh_items items;
+        OK(mh_task_load(&items, mh_tasks[i].name, &(mh_task_options){.data = folder}));
+        assert_int_equal(items.count, counts[i]);
+        assert_int_equal(items.left_out, 0);
+        mh_items_release(&items);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -290,6 +789,15 @@ int main(void)
         cmocka_unit_test(test_perplexity_by_windows),
         cmocka_unit_test(test_perplexity_of_batches),
         cmocka_unit_test(test_perplexity_refuses),
+        cmocka_unit_test(test_task_prompts),
+        cmocka_unit_test(test_task_files_with_errors),
+        cmocka_unit_test(test_task_load_refuses),
+        cmocka_unit_test(test_task_shots),
+        cmocka_unit_test(test_choice_scores),
+        cmocka_unit_test(test_task_measures),
+        cmocka_unit_test(test_task_log),
+        cmocka_unit_test(test_task_score_refuses),
+        cmocka_unit_test(test_real_tasks),
     };
     return cmocka_run_group_tests(tests, tiny_setup, tiny_teardown);
 }

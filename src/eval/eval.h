@@ -74,6 +74,124 @@ mh_status mh_eval_batches(const mh_model *model, mh_pass *pass, const mh_batches
  */
 mh_status mh_eval_check(const mh_model *model, const mh_tokenizer *tokenizer);
 
+/* ---- task_formats.c: one question out of a record ------------------------------------------------------ */
+
+typedef struct {
+    char *context; /* the prompt; the same pointer as choice 0's where these have one */
+    char *answer;  /* scored after the context and a space */
+    bool correct;
+    double score; /* its log-likelihood in nats, by mh_score_choices */
+} mh_choice;
+
+/* One question. */
+typedef struct {
+    int64_t number, line; /* among all questions of the file, from 0; the line it starts at, or 0 */
+    mh_choice *choice;
+    int count;
+    bool truncated; /* a context was cut from the left to fit the model's */
+} mh_item;
+
+void mh_item_release(mh_item *item);
+
+typedef struct mh_task mh_task;
+
+enum { MH_RECORD_LINES = 6 }; /* at most */
+
+/* How files hold questions: a record is some lines, which are one JSON value or plain text. Parsing fails
+ * with MH_EFORMAT where the record is to blame, and may change the lines; `work` is for building texts. */
+typedef struct {
+    int lines;          /* 0: the file is one JSON list of records */
+    const char *header; /* how the file's first line must begin; or NULL */
+    mh_status (*parse_json)(const mh_task *task, const json_t *json, mh_item *item, mh_text *work);
+    mh_status (*parse_lines)(const mh_task *task, char *const line[], mh_item *item, mh_text *work);
+} mh_item_format;
+
+extern const mh_item_format mh_format_query, mh_format_partial, mh_format_hellaswag, mh_format_rte,
+    mh_format_truthfulqa;
+
+/* How a question counts, from 0 to 1. */
+typedef struct {
+    const char *name;
+    double (*of)(const mh_item *item);
+} mh_measure;
+
+enum { MH_MEASURES = 2 };
+
+/* A row of the table of tasks. */
+struct mh_task {
+    const char *name, *file; /* the file's name may have the suffix of a compression besides */
+    const mh_item_format *format;
+    const char *targets;    /* mh_format_truthfulqa: the key of the answers */
+    const char *head, *end; /* mh_format_query: what stands around the question in the file */
+    const char *prompt;     /* each {} becomes a field of the question */
+    const char *examples;   /* stand before every question, instead of those asked for; or NULL */
+    mh_measure measure[MH_MEASURES];
+};
+
+/* ---- task_files.c: questions out of files -------------------------------------------------------------- */
+
+typedef struct {
+    mh_task task;
+    char path[MH_PATH];
+    mh_item *item;
+    int64_t count, capacity;
+    int64_t shots;      /* worked examples before each question */
+    int64_t left_out;   /* questions that are malformed, or too long for the model */
+    mh_text complaints; /* the first of them, a sentence a line: file, line, why */
+} mh_items;
+
+/* Reads the questions of `path` (the first `limit` if that is not 0), without any examples. A malformed one
+ * is left out and complained of. */
+mh_status mh_items_read(mh_items *items, const mh_task *task, const char *path, int64_t limit);
+void mh_items_release(mh_items *items);
+void mh_items_remove(mh_items *items, int64_t index);
+
+/* Counts a question that is left out for the reason in mh_message(), which gets its place in front. */
+mh_status mh_items_complain(mh_items *items, int64_t number, int64_t line);
+
+/* ---- choice.c: log-likelihoods of choices -------------------------------------------------------------- */
+
+/* Fills the scores of all items: of the tokens of " answer" after those of the context, split as the
+ * evaluation harness does. What an item's choices have in common is computed once, many items at a time. An
+ * answer longer than the model's context leaves the item out. Refuses a model with a capacity factor, whose
+ * scores would depend on what else is in the batch. */
+mh_status mh_score_choices(const mh_model *model, const mh_tokenizer *tokenizer, mh_items *items,
+                           const mh_progress *progress);
+
+/* ---- tasks.c: the table of tasks, and their measures --------------------------------------------------- */
+
+enum { MH_TASKS = 10 };
+extern const mh_task mh_tasks[MH_TASKS];
+
+typedef struct {
+    const char *data;       /* folder of the tasks' files */
+    const char *shots_path; /* file of worked examples, or a folder with one for each task */
+    int64_t shots, limit;   /* worked examples before each question; questions at most (0: all) */
+} mh_task_options;
+
+/* Loads the questions of `name`, a task of the table or the path of a .jsonl, with their examples: the first
+ * `shots` of their file, without the question itself. `name` must outlive
+ * them. Fails where no question is left. */
+mh_status mh_task_load(mh_items *items, const char *name, const mh_task_options *options);
+
+typedef struct {
+    const char *name;
+    double mean, error; /* standard error of the mean; NaN for a single item */
+} mh_measured;
+
+typedef struct {
+    int64_t items, truncated;
+    mh_measured measured[MH_MEASURES];
+    int measures;
+    double seconds;
+} mh_task_result;
+
+mh_status mh_task_score(const mh_model *model, const mh_tokenizer *tokenizer, mh_items *items,
+                        const mh_progress *progress, mh_task_result *result);
+
+/* Appends a JSON line for each scored item (docs/formats.md). */
+mh_status mh_task_log(const mh_items *items, mh_writer *log);
+
 /* ---- verify.c: reference vectors ----------------------------------------------------------------------- */
 
 typedef struct {
