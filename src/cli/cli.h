@@ -82,6 +82,16 @@ int cli_report(mh_status status);
 /* What the option's text means. Returns -1 to go on, or the exit code after telling what is wrong. */
 int cli_precision(const char *name, mh_precision *precision);
 
+/* ---- tasks.c: the tasks of mhmoe eval ------------------------------------------------------------------ */
+
+typedef struct {
+    const char *names; /* with commas between them */
+    const char *log;   /* file for a JSON line each question, or NULL */
+    mh_task_options options;
+} cli_tasks;
+
+int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision precision, bool json);
+
 /* ---- progress.c: a bar on a terminal, plain lines elsewhere -------------------------------------------- */
 
 /* For anything longer than two seconds; shows share, rate and time left. Use as mh_progress.report with a

@@ -1,4 +1,4 @@
-/* mhmoe eval: how well a model predicts text. */
+/* mhmoe eval: how well a model predicts text, and answers questions. */
 #include "cli/cli.h"
 
 static void print_table(const mh_perplexity *r)
@@ -13,8 +13,8 @@ static void print_table(const mh_perplexity *r)
     printf("tokens per second%14.0f\n", (double)r->tokens / r->seconds);
 }
 
-static int run(const char *checkpoint, mh_precision precision, const cli_list *paths, int64_t stride,
-               bool json)
+static int measure_text(const char *checkpoint, mh_precision precision, const cli_list *paths, int64_t stride,
+                        bool json)
 {
     mh_model *model;
     mh_tokenizer *tokenizer;
@@ -51,6 +51,7 @@ static int run(const char *checkpoint, mh_precision precision, const cli_list *p
 int cli_eval(int argc, char **argv)
 {
     cli_list paths = {0}, arguments = {0};
+    cli_tasks tasks = {0};
     int64_t stride = 0;
     const char *precision_name = "f32";
     mh_precision precision;
@@ -58,9 +59,25 @@ int cli_eval(int argc, char **argv)
     const cli_option options[] = {
         {"perplexity", "PATH...",
          "texts to predict: files, folders or tars of .txt, .md, .jsonl, also compressed", CLI_LIST, &paths,
-         0, 0, true},
+         0, 0, false},
         {"stride", "N", "move the window over long documents by N tokens (half the context)", CLI_INT,
          &stride, 1, 1 << 20, false},
+        {"tasks", "NAME,...",
+         "choose answers: arc_easy, arc_challenge, piqa, openbookqa, boolq, winogrande, hellaswag, rte, "
+         "truthfulqa_mc1, truthfulqa_mc2, or files of your own with a {\"query\", \"choices\", \"gold\"} a "
+         "line (name.jsonl)",
+         CLI_STRING, &tasks.names, 0, 0, false},
+        {"data", "DIR", "the folder with the files of the tasks", CLI_STRING, &tasks.options.data, 0, 0,
+         false},
+        {"shots", "N", "worked examples before each question (0)", CLI_INT, &tasks.options.shots, 0, 1000,
+         false},
+        {"shots-file", "PATH",
+         "where they are taken from, the first N: a file in the task's format, or a folder with such files",
+         CLI_STRING, &tasks.options.shots_path, 0, 0, false},
+        {"limit", "N", "ask only the first N questions of each task", CLI_INT, &tasks.options.limit, 1,
+         1 << 30, false},
+        {"log-samples", "FILE", "write every question with its log-likelihoods, a JSON line each", CLI_STRING,
+         &tasks.log, 0, 0, false},
         {"precision", "f32|bf16", "precision of the computation (f32)", CLI_STRING, &precision_name, 0, 0,
          false},
         {"json", NULL, "print one JSON object", CLI_FLAG, &json, 0, 0, false},
@@ -68,11 +85,15 @@ int cli_eval(int argc, char **argv)
     const cli_usage usage = {
         .command = argv[0],
         .arguments = "CHECKPOINT",
-        .summary = "Measures how well the model of a checkpoint folder, or of the newest checkpoint of a run "
-                   "folder, "
-                   "predicts text: perplexity per token, and bits per byte, which compares tokenizers too.",
+        .summary = "Measures the model of a checkpoint folder, or of the newest checkpoint of a run folder. "
+                   "--perplexity: how well it predicts text, per token, and in bits per byte, which compares "
+                   "tokenizers too. --tasks: how often it finds the right one of several answers the "
+                   "likeliest, with the prompts and measures of lm-evaluation-harness 0.4.",
         .examples = "mhmoe eval runs/demo --perplexity held-out.txt\n"
-                    "mhmoe eval runs/demo --perplexity books.tar.xz more/ --stride 64 --json",
+                    "mhmoe eval runs/demo --perplexity books.tar.xz more/ --stride 64 --json\n"
+                    "mhmoe eval runs/demo --tasks arc_easy,piqa,hellaswag --data bench/ --limit 500\n"
+                    "mhmoe eval runs/demo --tasks mine.jsonl --shots 3 --shots-file examples.jsonl "
+                    "--log-samples answers.jsonl",
         .min_arguments = 1,
         .max_arguments = 1,
         .options = options,
@@ -83,5 +104,10 @@ int cli_eval(int argc, char **argv)
         return code;
     if ((code = cli_precision(precision_name, &precision)) >= 0)
         return code;
-    return run(arguments.item[0], precision, &paths, stride, json);
+    if ((paths.count > 0) == (tasks.names != NULL))
+        return cli_report(
+            mh_fail(MH_EUSAGE, "name either texts with --perplexity, or --tasks; try '%s --help'", argv[0]));
+    if (tasks.names != NULL)
+        return cli_eval_tasks(&tasks, arguments.item[0], precision, json);
+    return measure_text(arguments.item[0], precision, &paths, stride, json);
 }

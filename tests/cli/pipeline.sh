@@ -27,6 +27,19 @@ bits() {
 }
 awk "BEGIN { exit !($(bits run) < 0.8 * $(bits run/checkpoints/step-000000)) }" || fail "training did not help"
 
+# It knows its text from noise; a question that is none is told, counted and left out.
+cat >own.jsonl <<END
+{"query": "The old fox saw the", "choices": ["zqxzq jvzxq.", "quiet house."], "gold": 1}
+{"query": "The old fox saw the"}
+{"query": "The young king", "choices": ["heard the small lamp.", "zxqvj jzq xqzvj qxjz."], "gold": 0}
+END
+"$mhmoe" eval run --tasks own.jsonl --log-samples answers.jsonl --json >result 2>err
+grep -q '"acc": 1.0' result && grep -q '"left_out": 1' result || fail "wrong answers: $(cat result)"
+grep -q 'own.jsonl:2: it has no' err && grep -q 'left out 1 of 3 questions' err || fail "nothing told of a bad question"
+[ "$(wc -l <answers.jsonl)" = 2 ] || fail "not a line for each question"
+"$mhmoe" eval run --tasks own.jsonl,./own.jsonl --limit 1 >result
+grep -Eq '^\./own.jsonl +1 +0 +acc +1.0000 +- ' result || fail "no row of the table: $(cat result)"
+
 # The same command gives the same text; the prompt may come from standard input.
 "$mhmoe" generate run --prompt 'The old' --max-tokens 20 --seed 3 >one
 printf 'The old' | "$mhmoe" generate run --prompt - --max-tokens 20 --seed 3 >two

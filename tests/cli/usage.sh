@@ -89,6 +89,17 @@ head -c 1000 /dev/urandom >noise.model
 expect 1 'noise.model' "$mhmoe" data build --tokenizer noise.model --input corpus.jsonl --output d
 expect 1 'nowhere' "$mhmoe" train nowhere.yaml
 expect 1 'nowhere' "$mhmoe" eval nowhere --perplexity corpus.jsonl
+expect 2 'either texts with --perplexity, or --tasks' "$mhmoe" eval nowhere
+expect 2 'either texts with --perplexity, or --tasks' "$mhmoe" eval nowhere --tasks rte --perplexity corpus.jsonl
+expect 2 "no task 'arc_eazy', the nearest is arc_easy" "$mhmoe" eval nowhere --tasks arc_eazy --data .
+expect 2 'add --data DIR' "$mhmoe" eval nowhere --tasks rte
+expect 2 'single commas' "$mhmoe" eval nowhere --tasks rte,,piqa --data .
+expect 2 'go together' "$mhmoe" eval nowhere --tasks rte --data . --shots 2
+expect 1 'has no rte_dev.tsv' "$mhmoe" eval nowhere --tasks rte --data .
+expect 1 'corpus.jsonl:1: it has no string "query"' "$mhmoe" eval nowhere --tasks corpus.jsonl
+echo '{"query": "Q", "choices": ["a", "b"], "gold": 0}' >own.jsonl
+expect 1 'nowhere' "$mhmoe" eval nowhere --tasks own.jsonl
+expect 1 'cannot write' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples nowhere/log
 expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
 expect 1 'nowhere' "$mhmoe" info nowhere
 expect 1 'nowhere' "$mhmoe" verify nowhere.safetensors
