@@ -161,7 +161,7 @@ mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path);
 mh_status mh_new_folder_commit(mh_new_folder *folder);
 void mh_new_folder_abort(mh_new_folder *folder);
 
-/* ---- machine.c: hashes, memory and time ---------------------------------------------------------------- */
+/* ---- machine.c: hashes, memory, time and the processor ------------------------------------------------- */
 
 /* Hash of bytes (XXH3, 64 bit), used for checksums and identities; as 16 lower-case hex digits in text. */
 uint64_t mh_hash(const void *data, size_t bytes);
@@ -172,12 +172,20 @@ size_t mh_memory_available(void);
 size_t mh_memory_peak(void); /* peak resident size of this process */
 double mh_seconds(void);
 
+/* The processor's name as Linux tells it; empty where it does not. */
+void mh_processor(char name[128]);
+
 /* ---- json.c: jansson behind limits --------------------------------------------------------------------- */
 
 /* Parses one JSON value; `what` names the source in errors. The caller owns *json (json_decref). */
 mh_status mh_json_parse(json_t **json, const char *data, size_t length, const char *what);
 mh_status mh_json_read(json_t **json, const char *path); /* a file of at most 64 MiB */
 mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out);
+
+/* For the inside of an HTML page's <script type="application/json">, which no text can end: "<" is escaped.
+ * Numbers have 7 digits. */
+mh_status mh_json_dump_script(const json_t *json, mh_text *out);
+
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
 
 /* A JSON number, or null where it is not finite: JSON knows no infinite perplexity. */

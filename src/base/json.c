@@ -62,6 +62,24 @@ mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out)
     return dump(json, JSON_INDENT(2), out);
 }
 
+mh_status mh_json_dump_script(const json_t *json, mh_text *out)
+{
+    mh_text plain = {0};
+    mh_status status = dump(json, JSON_COMPACT | JSON_REAL_PRECISION(7), &plain);
+    /* Outside its strings JSON has no "<". */
+    for (size_t at = 0; status == MH_OK && at < plain.length;) {
+        size_t n = strcspn(plain.data + at, "<");
+        status = mh_text_add(out, plain.data + at, n);
+        at += n;
+        if (status == MH_OK && at < plain.length) {
+            status = mh_text_add(out, "\\u003c", 6);
+            at++;
+        }
+    }
+    mh_text_release(&plain);
+    return status;
+}
+
 mh_status mh_json_write(const char *path, const json_t *json)
 {
     mh_text text = {0};

@@ -1,4 +1,4 @@
-/* machine: hashes, memory and time. */
+/* machine: hashes, memory, time and the processor. */
 #include "base/base.h"
 
 #include <inttypes.h>
@@ -60,4 +60,16 @@ double mh_seconds(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void mh_processor(char name[128])
+{
+    name[0] = '\0';
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    char line[512];
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "model name : %127[^\n]", name) == 1)
+            break;
+    if (file != NULL)
+        fclose(file);
 }

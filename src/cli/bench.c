@@ -137,7 +137,7 @@ static json_t *memories(const mh_bench *bench)
 static int print_json(report *r, const mh_bench *bench)
 {
     char name[128];
-    cli_processor(name);
+    mh_processor(name);
     return cli_print_json(json_pack("{s:s, s:s, s:s, s:i, s:f, s:o, s:o, s:O}", "version", MHMOE_VERSION,
                                     "processor", name, "instruction_set", mh_isa_name(mh_isa_now()),
                                     "threads", mh_threads(), "keep", bench->keep, "probes", yardstick(bench),
@@ -164,7 +164,7 @@ static mh_status write_csv(const char *folder, const report *r)
 {
     char name[128], file[160], path[MH_PATH];
     size_t n = 0;
-    cli_processor(name);
+    mh_processor(name);
     for (const char *c = name[0] ? name : "unknown"; *c; c++)
         if (isalnum((unsigned char)*c))
             file[n++] = (char)tolower((unsigned char)*c);

@@ -22,6 +22,7 @@ int cli_tokenizer(int argc, char **argv);
 int cli_data(int argc, char **argv);
 int cli_train(int argc, char **argv);
 int cli_eval(int argc, char **argv);
+int cli_report_page(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_plan(int argc, char **argv);
@@ -31,11 +32,6 @@ int cli_doctor(int argc, char **argv);
 int cli_config(int argc, char **argv);
 int cli_analyse(int argc, char **argv);
 int cli_bench(int argc, char **argv);
-
-/* ---- doctor.c: the machine ----------------------------------------------------------------------------- */
-
-/* The processor's name as Linux tells it; empty where it does not. */
-void cli_processor(char name[128]);
 
 /* ---- parse.c: argp fed from small tables --------------------------------------------------------------- */
 

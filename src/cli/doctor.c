@@ -15,18 +15,6 @@
 
 /* ---- what is here -------------------------------------------------------------------------------------- */
 
-void cli_processor(char name[128])
-{
-    name[0] = '\0';
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    char line[512];
-    while (file != NULL && fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, "model name : %127[^\n]", name) == 1)
-            break;
-    if (file != NULL)
-        fclose(file);
-}
-
 static json_t *libraries(void)
 {
     json_t *list = json_object();
@@ -48,7 +36,7 @@ static json_t *libraries(void)
 static json_t *facts(void)
 {
     char name[128];
-    cli_processor(name);
+    mh_processor(name);
     json_t *sets = json_array();
     for (int isa = 0; isa <= (int)mh_isa_best(); isa++)
         json_array_append_new(sets, json_string(mh_isa_name((mh_isa)isa)));

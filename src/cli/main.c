@@ -15,6 +15,7 @@ static const cli_command commands[] = {
     {"train", "train a model as a recipe says, or resume", cli_train},
     {"eval", "measure perplexity and bits per byte", cli_eval},
     {"analyse", "show which experts text goes to", cli_analyse},
+    {"report", "show runs on a page that opens offline", cli_report_page},
     {"generate", "continue a text", cli_generate},
     {"info", "parameters, FLOPs and memory of a checkpoint or recipe", cli_info},
     {"plan", "MH-MoE shapes that match a baseline's FLOPs and parameters", cli_plan},

@@ -1,11 +1,14 @@
 /* mhmoe train: a run from its recipe, or the rest of one. */
 #include "cli/cli.h"
+#include "report/report.h"
 
 #include <math.h>
 
 /* What the command remembers of the run for its last words. */
 typedef struct {
     cli_bar bar;
+    mh_recipe recipe;
+    bool logged;
     mh_train_log last, validated; /* step 0 where there was none */
 } view;
 
@@ -61,6 +64,7 @@ static void show_load(const mh_train_log *log)
 static void show_log(void *context, const mh_train_log *log)
 {
     view *v = context;
+    v->logged = true;
     cli_bar_clear(&v->bar);
     if (log->validated) {
         v->validated = *log;
@@ -104,11 +108,21 @@ static void show_message(void *context, const char *sentence)
     fprintf(stderr, "%s\n", sentence);
 }
 
-static void print_summary(const view *v, const mh_recipe *recipe)
+/* Of a run that ended or was stopped. A page that cannot be written is told of; the run is none the worse. */
+static void write_page(const char *run)
 {
-    const char *run = recipe->train.run;
+    char page[MH_PATH];
+    mh_status status = mh_path_join(page, run, "report.html");
+    if (status == MH_OK)
+        status = mh_report_write(page, &run, 1, NULL, NULL);
+    cli_report(status);
+}
+
+static void print_summary(const view *v)
+{
+    const char *run = v->recipe.train.run;
     char loss[32], perplexity[32], bits[32];
-    printf("run         %s, all %lld updates made\n", run, (long long)recipe->train.steps);
+    printf("run         %s, all %lld updates made\n", run, (long long)v->recipe.train.steps);
     if (v->last.step > 0)
         printf("loss        %s nats a token (perplexity %s)\n", cli_real(v->last.loss, 4, loss),
                cli_real(v->last.perplexity, 2, perplexity));
@@ -120,17 +134,17 @@ static void print_summary(const view *v, const mh_recipe *recipe)
     printf("\nWhat to try next:\n"
            "  mhmoe generate %s --prompt \"Once upon a time\"\n"
            "  mhmoe eval %s --perplexity FILE.txt\n"
-           "  tensorboard --logdir %s\n",
-           run, run, run);
+           "  tensorboard --logdir %s\n"
+           "  %s/report.html in a browser\n",
+           run, run, run, run);
 }
 
 static mh_status train(view *v, const char *path, const cli_list *sets, bool resume, const char *init_from)
 {
-    mh_recipe recipe;
     if (resume && init_from)
         return mh_fail(MH_EUSAGE,
                        "--resume goes on with a run and --init-from starts another; give one of them");
-    MH_TRY(mh_recipe_read(&recipe, path, sets->item, sets->count));
+    MH_TRY(mh_recipe_read(&v->recipe, path, sets->item, sets->count));
     cli_bar_init(&v->bar);
     mh_train_watch watch = {.context = v,
                             .facts = show_facts,
@@ -139,10 +153,8 @@ static mh_status train(view *v, const char *path, const cli_list *sets, bool res
                             .message = show_message,
                             .progress = show_progress,
                             .stop = cli_catch_signals()};
-    mh_status status = mh_train(&recipe, resume ? MH_TRAIN_RESUME : MH_TRAIN_NEW, init_from, &watch);
+    mh_status status = mh_train(&v->recipe, resume ? MH_TRAIN_RESUME : MH_TRAIN_NEW, init_from, &watch);
     cli_bar_clear(&v->bar);
-    if (status == MH_OK)
-        print_summary(v, &recipe);
     return status;
 }
 
@@ -178,5 +190,11 @@ int cli_train(int argc, char **argv)
     if (code >= 0)
         return code;
     view v = {0};
-    return cli_report(train(&v, arguments.item[0], &sets, resume, init_from));
+    mh_status status = train(&v, arguments.item[0], &sets, resume, init_from);
+    code = cli_report(status);
+    if (v.logged)
+        write_page(v.recipe.train.run);
+    if (status == MH_OK)
+        print_summary(&v);
+    return code;
 }

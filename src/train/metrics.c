@@ -1,4 +1,5 @@
 /* The log of a run: one JSON object a line, and the same numbers for TensorBoard. */
+#include "kernel/kernel.h"
 #include "train/train.h"
 
 #include <errno.h>
@@ -49,13 +50,27 @@ static bool number_of(const mh_train_log *log, int i, double *value)
 static json_t *experts_of(const mh_train_log *log)
 {
     json_t *layers = json_array();
-    for (int i = 0; i < log->moe_layers; i++)
+    for (int i = 0; i < log->moe_layers; i++) {
+        json_t *rows = json_array();
+        for (int e = 0; e < log->experts; e++)
+            json_array_append_new(rows, json_integer(log->rows[i * log->experts + e]));
         json_array_append_new(layers,
-                              json_pack("{s:I, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
+                              json_pack("{s:I, s:o, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
                                         "entropy", mh_json_real(log->load[i].entropy), "largest",
                                         mh_json_real(log->load[i].largest), "dropped",
-                                        mh_json_real(log->load[i].dropped)));
+                                        mh_json_real(log->load[i].dropped), "rows", rows));
+    }
     return layers;
+}
+
+/* Speed and cost mean little without it. */
+static json_t *machine(void)
+{
+    char processor[128];
+    mh_processor(processor);
+    return json_pack("{s:s, s:s, s:s, s:i, s:i}", "version", MHMOE_VERSION, "processor", processor, "used",
+                     mh_isa_name(mh_isa_now()), "processors", (int)sysconf(_SC_NPROCESSORS_ONLN), "threads",
+                     mh_threads());
 }
 
 static json_t *line_of(const mh_train_log *log)
@@ -104,6 +119,9 @@ static mh_status add_events(mh_events *events, const mh_train_log *log)
 mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log)
 {
     json_t *json = line_of(log);
+    if (!metrics->started)
+        json_object_set_new(json, "machine", machine());
+    metrics->started = true;
     mh_text line = {0};
     mh_status status = mh_json_dump(json, false, &line);
     json_decref(json);

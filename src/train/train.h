@@ -165,14 +165,17 @@ typedef struct {
     double memory;       /* peak bytes of this process */
     double seconds_left; /* for people; not in the files */
     int moe_layers;
+    const int64_t *moe_layer; /* [moe_layers] their numbers */
     const mh_load *load;      /* [moe_layers], of the last micro-batch */
-    const int64_t *moe_layer; /* their numbers */
-    bool validated;           /* the three below were measured at this step */
+    int experts;
+    const int64_t *rows; /* [moe_layers, experts] that each expert took in that micro-batch */
+    bool validated;      /* the three below were measured at this step */
     double valid_loss, valid_perplexity, valid_bits_per_byte;
 } mh_train_log;
 
 typedef struct {
-    int file; /* metrics.jsonl, opened for appending */
+    int file;     /* metrics.jsonl, opened for appending */
+    bool started; /* a line was written since then */
     mh_events *events;
 } mh_metrics;
 

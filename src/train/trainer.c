@@ -35,8 +35,9 @@ typedef struct {
     int moe_layers;
 
     mh_arena memory;
+    int64_t *moe_layer; /* [moe_layers] their numbers */
     mh_load *load;      /* [moe_layers] */
-    int64_t *moe_layer; /* their numbers */
+    int64_t *rows;      /* [moe_layers, experts] */
 } trainer;
 
 static void tell(const trainer *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -73,14 +74,20 @@ static mh_train_log log_of(const trainer *t)
                           .memory = (double)mh_memory_peak(),
                           .seconds_left = (double)(c->steps - t->state.step) * pace,
                           .moe_layers = t->moe_layers,
+                          .moe_layer = t->moe_layer,
                           .load = t->load,
-                          .moe_layer = t->moe_layer};
+                          .experts = (int)t->recipe->model.moe.experts,
+                          .rows = t->rows};
 }
 
 static void measure_load(trainer *t)
 {
-    for (int i = 0; i < t->moe_layers; i++)
-        t->load[i] = mh_plan_load(&mh_pass_ffn(t->step.pass, t->moe_layer[i])->plan);
+    for (int i = 0; i < t->moe_layers; i++) {
+        const mh_plan *plan = &mh_pass_ffn(t->step.pass, t->moe_layer[i])->plan;
+        t->load[i] = mh_plan_load(plan);
+        for (int e = 0; e < plan->experts; e++)
+            t->rows[i * plan->experts + e] = plan->begin[e + 1] - plan->begin[e];
+    }
 }
 
 /* Where it is stopped the log is not validated, and the state has the evaluation still to come. */
@@ -259,9 +266,11 @@ static mh_status enter_run(trainer *t, mh_train_mode mode)
 
 static void layout(trainer *t, mh_arena *arena)
 {
-    size_t layers = (size_t)t->recipe->model.layers;
-    t->load = mh_take(arena, layers * sizeof *t->load);
+    const mh_config *c = &t->recipe->model;
+    size_t layers = (size_t)c->layers;
     t->moe_layer = mh_take(arena, layers * sizeof *t->moe_layer);
+    t->load = mh_take(arena, layers * sizeof *t->load);
+    t->rows = mh_take(arena, layers * (size_t)c->moe.experts * sizeof *t->rows);
 }
 
 static mh_status create_model(trainer *t)

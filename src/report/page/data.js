@@ -1,0 +1,91 @@
+/* ---- data.js: runs, and groups of runs that differ in their seed --------------------------------------------- */
+
+const report = JSON.parse(document.getElementById('data').textContent);
+
+const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function standardError(values) {
+  if (values.length < 2) return NaN;
+  const m = mean(values);
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - m) ** 2, 0) / (values.length - 1) / values.length);
+}
+
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/* The columns of a log as points. */
+function points(columns) {
+  return list(columns.step).map((_, i) => {
+    const point = {};
+    for (const name of Object.keys(columns)) point[name] = columns[name][i];
+    return point;
+  });
+}
+
+/* "a-seed1", "a-seed2" -> "a", and "a/seed-1" -> "a", as a comparison names its folders. */
+function commonName(names) {
+  if (names.length === 1) return names[0].replace(/\/seed-\d+$/, '');
+  let length = 0;
+  while (names.every(name => length < name.length && name[length] === names[0][length])) length++;
+  return names[0].slice(0, length).replace(/[-_. /]*(seed|s)?[-_. =]*\d*$/i, '') || names[0];
+}
+
+function speeds(run) {
+  return run.train.slice(1).map((point, i) =>
+    (point.tokens - run.train[i].tokens) / (point.seconds - run.train[i].seconds)).filter(known);
+}
+
+function prepare(run) {
+  run.train = points(run.train);
+  run.valid = points(run.valid);
+  run.last = run.valid.at(-1);
+  run.seed = run.recipe?.train.seed;
+  for (const point of [...run.train, ...run.valid]) {
+    point.flops = point.tokens * run.training_flops;
+    point.perplexity = Math.exp(point.loss);
+    point.balance ||= null; /* a dense model has none */
+  }
+  run.train.forEach((point, i) => {
+    const before = run.train[i - 1] ?? {tokens: 0, seconds: 0};
+    point.speed = (point.tokens - before.tokens) / (point.seconds - before.seconds);
+  });
+  run.speed = run.train.length ? median(speeds(run).length ? speeds(run) : [run.train[0].speed]) : NaN;
+}
+
+/* Runs without a readable recipe are groups of their own. */
+function makeGroups(runs) {
+  const groups = new Map();
+  runs.forEach((run, i) => {
+    const key = run.group ?? `alone-${i}`;
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(run);
+  });
+  return [...groups.values()].map((members, i) => ({
+    runs: members,
+    name: commonName(members.map(run => run.name)),
+    color: `series-${i % 7}`,
+    dash: [[], [7, 4], [2, 3]][Math.floor(i / 7) % 3], /* the eighth has the first one's colour */
+  }));
+}
+
+/* Seeds together: at each step that all of them have, the mean of `measure` and its range. */
+function curve(group, part, along, measure) {
+  const at = new Map();
+  for (const run of group.runs)
+    for (const point of run[part])
+      if (known(point[measure]) && known(point[along])) {
+        if (!at.has(point.step)) at.set(point.step, []);
+        at.get(point.step).push(point);
+      }
+  const most = Math.max(0, ...[...at.values()].map(found => found.length));
+  return [...at.entries()].sort((a, b) => a[0] - b[0]).filter(([, found]) => found.length === most)
+    .map(([, found]) => {
+      const values = found.map(point => point[measure]);
+      return {x: mean(found.map(point => point[along])), y: mean(values), low: Math.min(...values), high: Math.max(...values)};
+    });
+}
+
+report.runs.forEach(prepare);
+const groups = makeGroups(report.runs);

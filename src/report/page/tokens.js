@@ -1,0 +1,5 @@
+/* ---- tokens.js: what `mhmoe analyse` found ------------------------------------------------------------------- */
+
+function analysisSections() {
+  return [];
+}
