@@ -372,9 +372,14 @@ static void metrics_go_on_after_a_kill(void **state)
 {
     (void)state;
     mh_load load = {0.5, 0.25, 0};
-    int64_t layer = 1;
-    mh_train_log log = {
-        .loss = 2, .perplexity = INFINITY, .moe_layers = 1, .load = &load, .moe_layer = &layer};
+    int64_t layer = 1, rows[] = {30, 10};
+    mh_train_log log = {.loss = 2,
+                        .perplexity = INFINITY,
+                        .moe_layers = 1,
+                        .moe_layer = &layer,
+                        .load = &load,
+                        .experts = 2,
+                        .rows = rows};
     mh_metrics metrics;
     OK(mh_make_dirs(at("metrics")));
     const char *path = at("metrics/metrics.jsonl");
@@ -394,6 +399,7 @@ static void metrics_go_on_after_a_kill(void **state)
     assert_null(json_object_get(json, "valid_loss"));
     const json_t *expert = json_array_get(json_object_get(json, "experts"), 0);
     assert_true(json_real_value(json_object_get(expert, "largest")) == 0.25);
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(expert, "rows"), 1)), 10);
     json_decref(json);
 
     /* A kill in the middle of the fourth line; then a resume after step 2. */
@@ -409,8 +415,13 @@ static void metrics_go_on_after_a_kill(void **state)
     OK(mh_metrics_add(&metrics, &log));
     mh_metrics_close(&metrics);
     rest = read_text(path);
-    assert_int_equal(strlen(rest), lines[3] - whole);
-    assert_memory_equal(rest, whole, strlen(rest));
+    assert_memory_equal(rest, whole, lines[2] - whole);
+    /* The first line of each start names the machine. */
+    const char *machine = strstr(rest, "\"machine\"");
+    assert_true(machine != NULL && machine < rest + (lines[1] - whole));
+    machine = strstr(machine + 1, "\"machine\"");
+    assert_true(machine > rest + (lines[2] - whole));
+    assert_null(strstr(machine + 1, "\"machine\""));
     free(rest);
     free(whole);
 }

@@ -87,6 +87,17 @@ static mh_status gather(content *c, const char *const *paths, int count)
     return MH_OK;
 }
 
+static mh_status read_analysis(json_t **analysis, const char *path)
+{
+    MH_TRY(mh_json_read(analysis, path));
+    const char *format = json_string_value(json_object_get(*analysis, "format"));
+    if (format && strcmp(format, "mhmoe-analysis") == 0)
+        return MH_OK;
+    json_decref(*analysis);
+    *analysis = NULL;
+    return mh_fail(MH_EFORMAT, "%s is no analysis; give a file made by 'mhmoe analyse'", path);
+}
+
 /* Recipes say what differs from these. */
 static json_t *defaults(void)
 {
@@ -147,7 +158,7 @@ mh_status mh_report_write(const char *output, const char *const *paths, int coun
                   defaults(), "runs", c.runs, "comparisons", c.comparisons, "problems", c.problems);
     mh_status status = gather(&c, paths, count);
     if (status == MH_OK && analysis)
-        status = mh_json_read(&routing, analysis);
+        status = read_analysis(&routing, analysis);
     if (status == MH_OK && routing)
         json_object_set_new(data, "analysis", routing);
     if (status == MH_OK)

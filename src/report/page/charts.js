@@ -1,9 +1,9 @@
 /* ---- charts.js: curves with bands, by Chart.js --------------------------------------------------------------- */
 
-const drawn = []; /* what is drawn again when the theme changes */
+const drawn = new Set(); /* what is drawn again when the theme changes */
 
 const axes = {
-  steps: {key: 'step', title: 'updates'},
+  updates: {key: 'step', title: 'updates'},
   tokens: {key: 'tokens', title: 'tokens'},
   FLOPs: {key: 'flops', title: 'training FLOPs'},
   seconds: {key: 'seconds', title: 'seconds of training'},
@@ -14,7 +14,7 @@ const faint = (hex, share) => hex + Math.round(255 * share).toString(16).padStar
 /* A band is two lines without a stroke, filled in between; a line with its two edges are three datasets. */
 function datasetsOf(series) {
   const line = color(series.color), edge = {borderWidth: 0, pointRadius: 0, pointHitRadius: 0, edge: true};
-  const few = series.points.length < 30;
+  const few = series.points.length < 16;
   return [
     {...edge, data: series.points.map(p => ({x: p.x, y: p.low})), fill: false},
     {...edge, data: series.points.map(p => ({x: p.x, y: p.high})), fill: '-1', backgroundColor: faint(line, 0.18)},
@@ -23,12 +23,14 @@ function datasetsOf(series) {
   ];
 }
 
-function scale(title, extra = {}) {
+/* A logarithmic one names powers of ten alone: there is room for no more. */
+function scale(title, {logarithmic, ...extra} = {}) {
+  const name = value => logarithmic && !Number.isInteger(Math.log10(value)) ? null : short(value);
   return {
-    type: 'linear',
+    type: logarithmic ? 'logarithmic' : 'linear',
     title: {display: Boolean(title), text: title, color: color('muted')},
     grid: {color: color('line'), borderColor: color('line'), tickLength: 4},
-    ticks: {color: color('muted'), callback: short, maxRotation: 0, autoSkipPadding: 12},
+    ticks: {color: color('muted'), callback: name, maxRotation: 0, autoSkipPadding: 12},
     ...extra,
   };
 }
@@ -43,7 +45,7 @@ function configuration(spec) {
       maintainAspectRatio: false,
       parsing: false,
       interaction: {mode: 'nearest', axis: 'x', intersect: false},
-      scales: {x: scale(spec.x, {min: spec.from}), y: scale('', spec.y)},
+      scales: {x: scale(spec.x, {min: spec.from, logarithmic: spec.logarithmic}), y: scale('', spec.y)},
       plugins: {
         legend: {display: false},
         tooltip: {
@@ -73,12 +75,14 @@ function describe(spec) {
    Without a point to show it says so instead. */
 function figure(make) {
   const title = el('h3'), note = el('p', {class: 'muted', hidden: true}), canvas = el('canvas', {role: 'img'});
-  const box = el('div', {class: 'chart'}, canvas), whole = el('figure', {}, title, box, note);
+  const box = el('div', {class: 'chart'}, canvas), names = el('div', {class: 'legend'});
+  const whole = el('figure', {}, title, box, names, note);
   let chart = null;
   const draw = () => {
     const spec = make();
     spec.series = spec.series.filter(series => series.points.length);
     title.textContent = spec.title;
+    names.replaceChildren(...(spec.legend ? spec.series : []).map(one => el('span', {class: 'name'}, swatch(one), one.name)));
     box.hidden = spec.series.length === 0;
     note.hidden = spec.series.length > 0;
     note.textContent = spec.empty ?? 'Nothing is logged of this yet.';
@@ -88,7 +92,7 @@ function figure(make) {
     canvas.setAttribute('aria-label', describe(spec));
     chart = new Chart(canvas, configuration(spec));
   };
-  drawn.push(draw);
+  drawn.add(draw);
   return {element: whole, draw};
 }
 
@@ -119,7 +123,7 @@ function swatch(group) {
 }
 
 function curvesSection() {
-  const state = {axis: 'steps', measure: 'loss', part: 'whole run'};
+  const state = {axis: 'updates', measure: 'loss', part: 'whole run'};
   const shares = {'whole run': 0, 'last half': 0.5, 'last quarter': 0.75};
   const make = (title, part, measure, extra = {}) => figure(() => {
     const axis = axes[state.axis];

@@ -24,7 +24,7 @@ function short(value) {
     value /= 1000;
     unit++;
   }
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1);
+  if (value !== 0 && Math.abs(value) < 1e-5) return value.toExponential(1);
   return `${Number(value.toPrecision(3))}${units[unit]}`;
 }
 
@@ -75,6 +75,22 @@ function selector(label, options, choose) {
   const select = el('select', {onchange: () => choose(Number(select.value))},
     ...options.map((option, i) => el('option', {value: i}, option)));
   return el('label', {class: 'selector'}, `${label} `, select);
+}
+
+/* What `make` gives for one of `names`, which are chosen from a list. */
+function stage(label, names, make) {
+  const place = el('div');
+  let mine = [];
+  const show = i => {
+    mine.forEach(draw => drawn.delete(draw));
+    const others = new Set(drawn);
+    place.replaceChildren(...make(i).filter(child => child != null));
+    mine = [...drawn].filter(draw => !others.has(draw));
+    if (place.isConnected) mine.forEach(draw => draw());
+  };
+  show(0);
+  const choice = selector(label, names, show);
+  return [choice && el('div', {class: 'controls'}, choice), place];
 }
 
 /* What is under the pointer, in words. */

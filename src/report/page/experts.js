@@ -10,12 +10,12 @@ function shade(share, even) {
   return `rgb(${[0, 1, 2].map(i => Math.round(at(middle, i) + weight * (at(end, i) - at(middle, i)))).join(' ')})`;
 }
 
-function shadeKey() {
+function shadeKey(what) {
   const steps = [0.25, 0.35, 0.5, 0.71, 1, 1.41, 2, 2.83, 4];
   const cells = el('span', {class: 'cells', 'aria-hidden': 'true'});
   const draw = () => cells.replaceChildren(...steps.map(step => el('span', {style: `background: ${shade(step, 1)}`})));
-  drawn.push(draw);
-  return el('p', {class: 'key muted'}, 'Each row is an expert, each column a moment of training.',
+  drawn.add(draw);
+  return el('p', {class: 'key muted'}, what,
     el('span', {}, 'A quarter of an even share or less'), cells, el('span', {}, 'four times of it or more'));
 }
 
@@ -29,7 +29,7 @@ function heatMap(name, columns) {
   canvas.setAttribute('aria-label', `${name}: share of ${experts} experts over time. At update ${columns.at(-1).step} the ` +
     `largest is ${percent(last[highest])} (expert ${highest}), an even one ${percent(even)}; ` +
     `${last.filter(share => share < even / 4).length} experts have less than a quarter of that.`);
-  drawn.push(() => {
+  drawn.add(() => {
     const context = canvas.getContext('2d');
     columns.forEach(({shares}, x) => shares.forEach((share, y) => {
       context.fillStyle = shade(share, even);
@@ -91,7 +91,7 @@ function runLoads(run) {
     swatch({color: `series-${i % 7}`, dash: [[], [7, 4], [2, 3]][Math.floor(i / 7) % 3]}), `layer ${layer}`));
   return [
     maps.length
-      ? shadeKey()
+      ? shadeKey('Each row is an expert, each column a moment of training.')
       : el('p', {class: 'muted'}, 'This log was written before the rows of each expert were logged; there are only sums.'),
     el('div', {class: 'grid large'}, ...maps.map(([layer, {columns}]) => heatMap(`Load of layer ${layer}`, columns))),
     el('div', {class: 'legend'}, ...colors),
@@ -102,17 +102,5 @@ function runLoads(run) {
 function expertsSection() {
   const runs = report.runs.filter(run => run.experts.length > 0);
   if (!runs.length) return null;
-  const place = el('div');
-  const show = run => {
-    const kept = drawn.length;
-    place.replaceChildren(...runLoads(run));
-    drawn.slice(kept).forEach(draw => draw());
-  };
-  const choose = selector('Run', runs.map(run => run.name), i => {
-    drawn.length = kept;
-    show(runs[i]);
-  });
-  const kept = drawn.length;
-  show(runs[0]);
-  return section('experts', 'Experts', choose ? el('div', {class: 'controls'}, choose) : null, place);
+  return section('experts', 'Experts', ...stage('Run', runs.map(run => run.name), i => runLoads(runs[i])));
 }

@@ -11,6 +11,16 @@ function problemsSection() {
     ...problems.map(problem => el('li', {}, problem))));
 }
 
+/* One section that fails leaves the others to be read. */
+function tried(make) {
+  try {
+    return make();
+  } catch (error) {
+    reportError(error);
+    return section(make.name, 'A part that cannot be shown', el('p', {class: 'problem'}, `${make.name}: ${error.message}`));
+  }
+}
+
 function subtitle() {
   const many = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
   const seeds = groups.some(group => group.runs.length > 1) ? `, ${many(report.runs.length, 'run')}` : '';
@@ -48,8 +58,8 @@ function start() {
   Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
   Chart.defaults.font.size = 12;
   startTheme();
-  const sections = [problemsSection(), resultsSection(), curvesSection(), expertsSection(), ...analysisSections(),
-    settingsSection(), costSection()].filter(Boolean);
+  const sections = [problemsSection, resultsSection, curvesSection, expertsSection, routingSection, tokensSection, wordsSection,
+    settingsSection, costSection].map(tried).filter(Boolean);
   document.getElementById('main').append(...sections);
   document.getElementById('sections').append(...sections.map(one =>
     el('a', {href: `#${one.id}`}, one.querySelector('h2').textContent)));

@@ -34,7 +34,7 @@ function resultRow(group, low, high) {
     String(group.runs.length),
     [...new Set(group.runs.map(progressOf))].join(', '),
     el('strong', {}, values.length ? perplexity(mean(values)) + (known(error) ? ` ± ${perplexity(error)}` : '') : '–'),
-    values.length ? strip(group, low, high) : '',
+    ...(low < high ? [values.length ? strip(group, low, high) : ''] : []),
     fixed(over(group, one => one.last?.bits_per_byte), 4),
     short(run.parameters),
     short(run.active),
@@ -55,7 +55,7 @@ function resultsTable() {
     {name: 'Seeds'},
     {name: 'Updates'},
     {name: 'Validation perplexity', help: 'of the last evaluation; mean and standard error over seeds'},
-    {name: 'Seed by seed', number: false, help: 'each dot a seed, all rows on one axis; the line is their mean'},
+    ...(low < high ? [{name: 'Seed by seed', number: false, help: 'each dot a seed, all rows on one axis; the line is their mean'}] : []),
     {name: 'Bits a byte', help: 'of validation text'},
     {name: 'Parameters'},
     {name: 'Active', help: 'parameters that work on one token'},
@@ -65,11 +65,12 @@ function resultsTable() {
     {name: 'Time', help: 'of the updates alone: evaluations and checkpoints are left out'},
     {name: 'Core-seconds', help: 'that time, times the threads'},
   ];
-  const range = all.length > 1 ? ` Dots: ${perplexity(low)} at the left, ${perplexity(high)} at the right.` : '';
+  const spread = groups.some(group => group.runs.length > 1) ? ' ± is the standard error over seeds.' : '';
+  const range = low < high ? ` Dots: ${perplexity(low)} at the left, ${perplexity(high)} at the right.` : '';
   return [
     table('Models and what they reached', columns, groups.map(group => resultRow(group, low, high))),
-    el('p', {class: 'muted'}, '± is the standard error over seeds. Perplexity is of the last evaluation; time and tokens ' +
-      `a second leave evaluations and checkpoints out.${range}`),
+    el('p', {class: 'muted'}, 'Perplexity is of the last evaluation; time and tokens a second leave evaluations and ' +
+      `checkpoints out.${spread}${range}`),
   ];
 }
 
