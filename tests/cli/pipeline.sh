@@ -17,7 +17,7 @@ printf 'The  old fox\n\tsaw 3 caf\303\251s.\n' >text
 cmp text back
 
 "$mhmoe" train tiny.yaml
-for file in recipe.yaml metrics.jsonl checkpoints; do
+for file in recipe.yaml metrics.jsonl checkpoints report.html; do
     [ -e run/$file ] || fail "the run has no $file"
 done
 
@@ -49,6 +49,16 @@ cmp one two
 "$mhmoe" info run >info
 "$mhmoe" info tiny.yaml --set model.vocab=400 >info
 "$mhmoe" info run --json >info
+
+# A page about one run stands in it; about several it must be told where.
+rm run/report.html
+"$mhmoe" report run
+[ -s run/report.html ] || fail "no report of one run"
+! "$mhmoe" report run run 2>err || fail "a report of two runs without a place"
+grep -q -- '--output FILE' err || fail "the refusal does not name --output"
+"$mhmoe" report run run --output two.html --json | grep -q '"runs": 2' || fail "no report of two runs"
+! "$mhmoe" report tokens --output none.html 2>err || fail "a report of what is no run"
+grep -q 'name a run folder' err || fail "the refusal does not tell what to name"
 
 # Of a recipe what training refuses is refused; without its data a vocabulary is enough.
 "$mhmoe" info tiny.yaml --set data.train=nowhere --set model.vocab=100 >info

@@ -27,7 +27,7 @@ function isEmpty(canvas) {
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height), shades = new Set();
   let coloured = 0;
   for (let i = 0; i < data.length; i += 4) {
-    const [r, g, b, opacity] = data.slice(i, i + 4);
+    const r = data[i], g = data[i + 1], b = data[i + 2], opacity = data[i + 3];
     shades.add(opacity && 65536 * r + 256 * g + b);
     coloured += opacity > 100 && Math.max(r, g, b) - Math.min(r, g, b) > 60;
   }
@@ -93,7 +93,30 @@ def open_page(page, width=1200):
 CURVES = ["Validation loss, nats a token", "Training loss, nats a token", "Validation perplexity", "Training perplexity",
           "Norm of the gradient", "Balance loss, sum over layers", "Tokens a second", "Learning rate"]
 EXPERTS = ["Load of layer 1", "Entropy of the load (1: even)", "Largest share"]
+ROUTING = ["Share of experts in use", "Experts that work together", "Choices still to change"]
 HOSTILE = "</script><script>throw 1</script>\u2028{{data}}"
+
+
+def analysis():
+    """As `mhmoe analyse` writes it, of two layers with two heads and four experts."""
+    heads = [{"experts": [2, 1], "gates": [0.5, 0.25]}, {"experts": [0, 3], "gates": [0.4, 0.3]}]
+    layer = {
+        "heads": 2, "top_k": 2, "load": [[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]], "entropy": 0.9,
+        "activation": {"threshold": 0.125, "ratio": 1, "corrected": 0.5,
+                       "curve": [{"threshold": 10.0 ** -i, "ratio": i / 4, "corrected": i / 8} for i in range(5)]},
+        "distinct": {"mean": 2.5, "histogram": [0.1, 0.4, 0.4, 0.1]}, "repeats": {"tokens": 5, "changed": 0.2},
+        "coactivation": [[50, 9, 30, 5], [9, 40, 20, 1], [30, 20, 60, 3], [5, 1, 3, 20]],
+        "experts": [{"tokens": [{"text": " the", "lift": 3.5, "count": 7}],
+                     "labels": [{"label": "prose", "share": 0.5, "lift": 1.2}]}] * 4}
+    at = [{"layer": i, "heads": heads} for i in (1, 3)]
+    return {
+        "format": "mhmoe-analysis", "version": 1, "checkpoint": "run", "tokens": 100,
+        "layers": [{"layer": i, **layer} for i in (1, 3)],
+        "trace": {"tokens": [{"text": text, "layers": at} for text in ("The", " fox", HOSTILE, "\n")]},
+        "words": [{"word": "fox", "found": 2, "layers": [{"layer": i, "changed": 0.5, "heads": [0.5, 0.5]} for i in (1, 3)],
+                   "occurrences": [{"before": "A ", "text": "fox", "after": HOSTILE, "label": "prose",
+                                    "layers": [{"layer": i, "heads": [[2, 1], [0, 3]]} for i in (1, 3)]}]}],
+        "checkpoints": [{"checkpoint": f"step-{i}", "step": i, "changed": [0.5, 0.1 * i]} for i in range(3)]}
 
 
 @unittest.skipUnless(BROWSER, "there is no chromium here; tools/deps dev installs one")
@@ -121,6 +144,13 @@ class Page(unittest.TestCase):
         self.assertIn("moe beats dense", dom)
         self.assertIn("2 models, 3 runs", dom)
         self.assertRegex(dom, r"\d ± \d")
+
+    def test_the_routing_of_text(self):
+        Path("routing.json").write_text(json.dumps(analysis()))
+        mhmoe("report", "run", "--analysis", "routing.json", "--output", "routing.html")
+        dom, seen = open_page(Path("routing.html").read_text(), 390)
+        self.assert_sound(seen, ROUTING)
+        self.assertIn("head 1: expert 0 (gate 0.40), expert 3 (gate 0.30)", dom)
 
     def test_hostile_and_damaged_runs(self):
         shutil.copytree("run", "bad", dirs_exist_ok=True)
