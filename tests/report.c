@@ -8,9 +8,9 @@ static char folder[64];
 
 static const char *at(const char *name)
 {
-    static char path[4][MH_PATH]; /* that many may be in use at once */
+    static char path[8][MH_PATH]; /* that many may be in use at once */
     static int next;
-    next = (next + 1) % 4;
+    next = (next + 1) % 8;
     OK(mh_path_join(path[next], folder, name));
     return path[next];
 }
@@ -207,9 +207,9 @@ static void texts_cannot_leave_their_place(void **state)
     const char *const paths[] = {at("hostile"), at("whole")};
     const char *output = at("page.html");
     json_t *summary;
-    OK(mh_report_write(output, paths + 1, 1, NULL, NULL));
+    OK(mh_report_write(output, paths + 1, 1, NULL, NULL, NULL));
     char *plain = read_page(output);
-    OK(mh_report_write(output, paths, 2, NULL, &summary));
+    OK(mh_report_write(output, paths, 2, NULL, NULL, &summary));
     char *page = read_page(output);
     assert_int_equal(count_of(page, "</script"), count_of(plain, "</script"));
     assert_int_equal(count_of(page, "<!--"), count_of(plain, "<!--"));
@@ -235,7 +235,7 @@ static void folders_stand_for_the_runs_in_them(void **state)
     write_file("many", "compare.json",
                "{\"table\":{\"columns\":[\"m\"],\"rows\":[[\"b\"]]},\"text\":\"none\"}");
     const char *path = at("many"), *output = at("many/report.html");
-    OK(mh_report_write(output, &path, 1, NULL, NULL));
+    OK(mh_report_write(output, &path, 1, NULL, NULL, NULL));
     char *page = read_page(output);
     json_t *data = data_of(page);
     static const char *const names[] = {"a", "b/seed-2", "b/seed-10"};
@@ -250,7 +250,7 @@ static void folders_stand_for_the_runs_in_them(void **state)
 
     write_file("many", "compare.json", "{");
     json_t *summary;
-    OK(mh_report_write(output, &path, 1, NULL, &summary));
+    OK(mh_report_write(output, &path, 1, NULL, NULL, &summary));
     assert_true(complains(summary, "compare.json"));
     json_decref(summary);
 }
@@ -261,13 +261,14 @@ static void what_is_no_run_is_refused(void **state)
     OK(mh_make_dirs(at("empty")));
     const char *const paths[] = {at("empty"), at("nowhere"), at("whole")};
     const char *output = at("refused.html");
-    FAILS(MH_EVALUE, "recipe.yaml", mh_report_write(output, &paths[0], 1, NULL, NULL));
-    FAILS(MH_EIO, "nowhere", mh_report_write(output, &paths[1], 1, NULL, NULL));
-    FAILS(MH_EIO, "missing.json", mh_report_write(output, &paths[2], 1, at("missing.json"), NULL));
+    FAILS(MH_EVALUE, "recipe.yaml", mh_report_write(output, &paths[0], 1, NULL, NULL, NULL));
+    FAILS(MH_EIO, "nowhere", mh_report_write(output, &paths[1], 1, NULL, NULL, NULL));
+    FAILS(MH_EIO, "missing.json", mh_report_write(output, &paths[2], 1, at("missing.json"), NULL, NULL));
     write_file("other", "other.json", "{\"format\":1}");
-    FAILS(MH_EFORMAT, "mhmoe analyse", mh_report_write(output, &paths[2], 1, at("other/other.json"), NULL));
+    FAILS(MH_EFORMAT, "mhmoe analyse",
+          mh_report_write(output, &paths[2], 1, at("other/other.json"), NULL, NULL));
     assert_false(mh_path_exists(output));
-    FAILS(MH_EIO, "folder", mh_report_write(folder, &paths[2], 1, NULL, NULL));
+    FAILS(MH_EIO, "folder", mh_report_write(folder, &paths[2], 1, NULL, NULL, NULL));
 }
 
 static int setup(void **state)

@@ -61,8 +61,12 @@ int cli_report_page(int argc, char **argv)
         return code;
     char output[MH_PATH];
     json_t *summary;
+    cli_bar bar;
+    cli_bar_init(&bar);
+    mh_progress progress = {cli_bar_report, &bar, NULL};
     mh_status status = choose_output(output, given, &runs);
     if (status == MH_OK)
-        status = mh_report_write(output, runs.item, runs.count, analysis, &summary);
+        status = mh_report_write(output, runs.item, runs.count, analysis, &progress, &summary);
+    cli_bar_clear(&bar);
     return status == MH_OK ? show(summary, json) : cli_report(status);
 }

@@ -114,7 +114,7 @@ static void write_page(const char *run)
     char page[MH_PATH];
     mh_status status = mh_path_join(page, run, "report.html");
     if (status == MH_OK)
-        status = mh_report_write(page, &run, 1, NULL, NULL);
+        status = mh_report_write(page, &run, 1, NULL, NULL, NULL);
     cli_report(status);
 }
 

@@ -13,6 +13,7 @@ extern const char mh_report_page[];
 #define MARK "{{data}}"
 
 typedef struct {
+    json_t *found; /* [path, name] of each run, in whatever bytes the system has for them */
     json_t *runs, *comparisons, *problems;
 } content;
 
@@ -34,6 +35,14 @@ static void add_comparison(content *c, const char *folder)
     json_decref(json);
 }
 
+static void find(content *c, const char *path, const char *name)
+{
+    json_t *run = json_array();
+    json_array_append_new(run, json_string_nocheck(path));
+    json_array_append_new(run, json_string_nocheck(name));
+    json_array_append_new(c->found, run);
+}
+
 /* The runs in `folder` and, `deeper` times, in folders in it; each is named by what follows `prefix` bytes of
  * its path. */
 static mh_status add_folder(content *c, const char *folder, size_t prefix, int deeper)
@@ -49,7 +58,7 @@ static mh_status add_folder(content *c, const char *folder, size_t prefix, int d
         if (status == MH_OK && !hidden)
             status = mh_path_join(path, folder, entries[i]->d_name);
         if (status == MH_OK && !hidden && mh_report_is_run(path))
-            json_array_append_new(c->runs, mh_report_run(path, path + prefix));
+            find(c, path, path + prefix);
         else if (status == MH_OK && !hidden && deeper > 0 && mh_path_is_dir(path))
             status = add_folder(c, path, prefix, deeper - 1);
         free(entries[i]);
@@ -60,9 +69,9 @@ static mh_status add_folder(content *c, const char *folder, size_t prefix, int d
 
 static mh_status add_runs_in(content *c, const char *folder)
 {
-    size_t before = json_array_size(c->runs), length = strlen(folder);
+    size_t before = json_array_size(c->found), length = strlen(folder);
     MH_TRY(add_folder(c, folder, length + (folder[length - 1] != '/'), 1));
-    if (json_array_size(c->runs) == before)
+    if (json_array_size(c->found) == before)
         return mh_fail(MH_EVALUE,
                        "%s: neither here nor in the folders in it is a recipe.yaml or metrics.jsonl; name a "
                        "run folder, such as 'mhmoe train' makes",
@@ -76,14 +85,22 @@ static mh_status add_run(content *c, const char *path)
     char real[PATH_MAX]; /* "runs/demo/" and "." have a name, too */
     if (realpath(path, real) == NULL)
         return mh_fail_errno("open folder", path);
-    json_array_append_new(c->runs, mh_report_run(path, basename(real)));
+    find(c, path, basename(real));
     return MH_OK;
 }
 
-static mh_status gather(content *c, const char *const *paths, int count)
+static mh_status gather(content *c, const char *const *paths, int count, const mh_progress *progress)
 {
     for (int i = 0; i < count; i++)
         MH_TRY(mh_report_is_run(paths[i]) ? add_run(c, paths[i]) : add_runs_in(c, paths[i]));
+    size_t i, runs = json_array_size(c->found);
+    const json_t *run;
+    json_array_foreach(c->found, i, run)
+    {
+        const char *path = json_string_value(json_array_get(run, 0));
+        mh_progress_report(progress, "reading runs", (double)i, (double)runs, NULL);
+        json_array_append_new(c->runs, mh_report_run(path, json_string_value(json_array_get(run, 1))));
+    }
     return MH_OK;
 }
 
@@ -145,9 +162,9 @@ static json_t *summary_of(const char *output, const content *c)
 }
 
 mh_status mh_report_write(const char *output, const char *const *paths, int count, const char *analysis,
-                          json_t **summary)
+                          const mh_progress *progress, json_t **summary)
 {
-    content c = {json_array(), json_array(), json_array()};
+    content c = {json_array(), json_array(), json_array(), json_array()};
     json_t *routing = NULL;
     char written[32];
     time_t now = time(NULL);
@@ -156,7 +173,7 @@ mh_status mh_report_write(const char *output, const char *const *paths, int coun
     json_t *data =
         json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "version", MHMOE_VERSION, "written", written, "defaults",
                   defaults(), "runs", c.runs, "comparisons", c.comparisons, "problems", c.problems);
-    mh_status status = gather(&c, paths, count);
+    mh_status status = gather(&c, paths, count, progress);
     if (status == MH_OK && analysis)
         status = read_analysis(&routing, analysis);
     if (status == MH_OK && routing)
@@ -165,6 +182,7 @@ mh_status mh_report_write(const char *output, const char *const *paths, int coun
         status = write_page(output, data);
     if (status == MH_OK && summary)
         *summary = summary_of(output, &c);
+    json_decref(c.found);
     json_decref(data);
     return status;
 }

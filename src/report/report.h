@@ -22,6 +22,6 @@ json_t *mh_report_text(const char *text, size_t length);
  * on the page and fails nothing; a path without a run, or an analysis that cannot be read, does. `summary`
  * (may be NULL) becomes {"report": output, "runs": number, "problems": [sentences]}, owned by the caller. */
 mh_status mh_report_write(const char *output, const char *const *paths, int count, const char *analysis,
-                          json_t **summary);
+                          const mh_progress *progress, json_t **summary);
 
 #endif

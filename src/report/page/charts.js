@@ -118,7 +118,7 @@ function legend(redraw) {
 }
 
 function swatch(group) {
-  const kind = ['solid', 'dashed', 'dotted'][Math.min(2, group.dash.length ? (group.dash[0] > 3 ? 1 : 2) : 0)];
+  const kind = ['solid', 'dashed', 'dotted'][dashes.indexOf(group.dash)];
   return el('span', {class: 'swatch', style: `border-top: 3px ${kind} var(--${group.color})`, 'aria-hidden': 'true'});
 }
 

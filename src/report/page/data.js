@@ -54,7 +54,10 @@ function prepare(run) {
   run.speed = run.train.length ? median(speeds(run).length ? speeds(run) : [run.train[0].speed]) : NaN;
 }
 
-/* Runs without a readable recipe are groups of their own. */
+/* The eighth has the first one's colour again. */
+const dashes = [[], [7, 4], [2, 3]];
+
+/* Runs without a readable recipe are groups of their own. A comparison's models stay in its order. */
 function makeGroups(runs) {
   const groups = new Map();
   runs.forEach((run, i) => {
@@ -62,29 +65,26 @@ function makeGroups(runs) {
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(run);
   });
-  return [...groups.values()].map((members, i) => ({
-    runs: members,
-    name: commonName(members.map(run => run.name)),
-    color: `series-${i % 7}`,
-    dash: [[], [7, 4], [2, 3]][Math.floor(i / 7) % 3], /* the eighth has the first one's colour */
-  }));
+  const order = report.comparisons.flatMap(({table}) => list(table?.rows).map(row => list(row)[0]));
+  const place = ({name}) => order.includes(name) ? order.indexOf(name) : order.length;
+  return [...groups.values()].map(members => ({runs: members, name: commonName(members.map(run => run.name))}))
+    .sort((a, b) => place(a) - place(b))
+    .map((group, i) => ({...group, color: `series-${i % 7}`, dash: dashes[Math.floor(i / 7) % 3]}));
 }
 
-/* Seeds together: at each step that all of them have, the mean of `measure` and its range. */
+/* Seeds together: at each step, the mean of `measure` and its range over all runs that have come so far. */
 function curve(group, part, along, measure) {
-  const at = new Map();
-  for (const run of group.runs)
-    for (const point of run[part])
-      if (known(point[measure]) && known(point[along])) {
-        if (!at.has(point.step)) at.set(point.step, []);
-        at.get(point.step).push(point);
-      }
-  const most = Math.max(0, ...[...at.values()].map(found => found.length));
-  return [...at.entries()].sort((a, b) => a[0] - b[0]).filter(([, found]) => found.length === most)
-    .map(([, found]) => {
-      const values = found.map(point => point[measure]);
-      return {x: mean(found.map(point => point[along])), y: mean(values), low: Math.min(...values), high: Math.max(...values)};
-    });
+  const at = new Map(), ends = [];
+  for (const run of group.runs) {
+    const found = run[part].filter(point => known(point[measure]) && known(point[along]));
+    ends.push(found.at(-1)?.step ?? -1);
+    for (const point of found) at.set(point.step, [...at.get(point.step) ?? [], point]);
+  }
+  const complete = ([step, found]) => found.length >= ends.filter(end => end >= step).length;
+  return [...at.entries()].filter(complete).sort((a, b) => a[0] - b[0]).map(([, found]) => {
+    const values = found.map(point => point[measure]);
+    return {x: mean(found.map(point => point[along])), y: mean(values), low: Math.min(...values), high: Math.max(...values)};
+  });
 }
 
 report.runs.forEach(prepare);

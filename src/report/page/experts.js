@@ -73,7 +73,7 @@ function layerCurves(layers, title, measure, extra) {
   return figure(() => ({title, x: 'updates', ...extra, series: [...layers.entries()].map(([layer, {points}], i) => ({
     name: `layer ${layer}`,
     color: `series-${i % 7}`,
-    dash: [[], [7, 4], [2, 3]][Math.floor(i / 7) % 3],
+    dash: dashes[Math.floor(i / 7) % 3],
     points: points.filter(point => known(point[measure])).map(({x, ...values}) =>
       ({x, y: values[measure], low: values[measure], high: values[measure]})),
   }))}));
@@ -88,7 +88,7 @@ function runLoads(run) {
   if ([...layers.values()].some(({points}) => points.some(point => point.dropped > 0)))
     charts.push(layerCurves(layers, 'Share dropped for capacity', 'dropped', {y: {beginAtZero: true}}));
   const colors = [...layers.keys()].map((layer, i) => el('span', {class: 'name'},
-    swatch({color: `series-${i % 7}`, dash: [[], [7, 4], [2, 3]][Math.floor(i / 7) % 3]}), `layer ${layer}`));
+    swatch({color: `series-${i % 7}`, dash: dashes[Math.floor(i / 7) % 3]}), `layer ${layer}`));
   return [
     maps.length
       ? shadeKey('Each row is an expert, each column a moment of training.')

@@ -91,8 +91,9 @@ function comparison({path, table: wide, text}) {
   const columns = list(wide?.columns).map(name => ({name: String(name)}));
   const cell = value => value == null ? '–' : known(value) ? String(Number(value.toPrecision(6))) : String(value);
   const rows = list(wide?.rows).map(row => columns.map((_, i) => cell(list(row)[i])));
+  const sentences = typeof text === 'string' ? text : list(text).map(sentence => `- ${sentence}`).join('\n');
   return el('div', {class: 'comparison'},
-    ...(typeof text === 'string' ? markdown(text) : []),
+    ...markdown(sentences),
     rows.length && columns.length ? table(`Comparison in ${path}`, columns, rows) : null);
 }
 

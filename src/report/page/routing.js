@@ -37,7 +37,7 @@ function headLoads(layers) {
 
 function activationCurves(layer) {
   const along = list(layer.activation?.curve).filter(point => point.threshold > 0);
-  const line = (name, key, i) => ({name, color: `series-${i}`, dash: [],
+  const line = (name, key, i) => ({name, color: `series-${i}`, dash: dashes[0],
     points: along.filter(point => known(point[key])).map(point =>
       ({x: point.threshold, y: point[key], low: point[key], high: point[key]}))});
   return figure(() => ({
@@ -90,7 +90,7 @@ function changes(layer, at) {
   const points = list(analysis.checkpoints).filter(one => known(one.step) && known(list(one.changed)[at])).map(one =>
     ({x: one.step, y: one.changed[at], low: one.changed[at], high: one.changed[at]}));
   return points.length < 2 ? null : figure(() => ({title: 'Choices still to change', x: 'updates',
-    y: {min: 0}, series: [{name: `layer ${layer.layer}`, color: 'series-0', dash: [], points}]})).element;
+    y: {min: 0}, series: [{name: `layer ${layer.layer}`, color: 'series-0', dash: dashes[0], points}]})).element;
 }
 
 /* A token as it may stand in a line: blanks can be seen. */

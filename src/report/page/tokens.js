@@ -22,8 +22,9 @@ function traceOf(tokens, layerAt) {
   };
   tokens.forEach((token, i) => {
     const heads = list(list(token.layers)[layerAt]?.heads), words = spoken(visible(token.text), heads);
-    const item = el('span', {class: 'token', role: 'listitem', tabindex: i ? -1 : 0, 'aria-label': words},
-      el('span', {class: 'piece'}, String(token.text).replace(/\n/g, '⏎')),
+    const begins = /^\s/.test(token.text); /* a word; what follows goes on with it */
+    const item = el('span', {class: begins ? 'token begins' : 'token', role: 'listitem', tabindex: i ? -1 : 0, 'aria-label': words},
+      el('span', {class: 'piece'}, String(token.text).trim() || visible(token.text)),
       el('span', {class: 'chips', 'aria-hidden': 'true'}, ...heads.map(head => chip(list(head.experts)[0]))));
     item.addEventListener('pointermove', event => { showTip(event, words); mark(item, true); });
     item.addEventListener('pointerleave', () => { hideTip(); mark(item, false); });
@@ -62,9 +63,9 @@ function occurrence(one, layerAt) {
 
 function wordBlock(word, layerAt) {
   const change = list(word.layers)[layerAt];
-  return el('div', {class: 'word'}, el('h3', {}, `“${word.word}”`),
-    el('p', {class: 'muted'}, `Found ${whole(word.found)} times. Between two of its sentences ${percent(change?.changed, 0)} of the choices differ` +
-      `${list(change?.heads).length > 1 ? ` (by head: ${change.heads.map(share => percent(share, 0)).join(', ')})` : ''}.`),
+  return el('div', {class: 'word'}, el('h3', {}, `“${word.word}”, ${word.found === 1 ? 'once' : `${whole(word.found)} times`}`),
+    known(change?.changed) ? el('p', {class: 'muted'}, `Between two of its sentences ${percent(change.changed, 0)} of the choices differ` +
+      `${list(change.heads).length > 1 ? ` (by head: ${change.heads.map(share => percent(share, 0)).join(', ')})` : ''}.`) : null,
     el('div', {class: 'scroll'}, el('table', {}, el('caption', {class: 'hidden'}, `Experts of each head for “${word.word}”, sentence by sentence`),
       el('tbody', {}, ...list(word.occurrences).map(one => occurrence(one, layerAt))))));
 }
