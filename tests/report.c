@@ -232,6 +232,7 @@ static void folders_stand_for_the_runs_in_them(void **state)
         write_recipe(runs[i], "train.seed=1");
         write_file(runs[i], "metrics.jsonl", LINE_0);
     }
+    write_recipe("many", "train.seed=1"); /* which does not make it a run */
     write_file("many", "compare.json",
                "{\"table\":{\"columns\":[\"m\"],\"rows\":[[\"b\"]]},\"text\":\"none\"}");
     const char *path = at("many"), *output = at("many/report.html");
@@ -261,7 +262,7 @@ static void what_is_no_run_is_refused(void **state)
     OK(mh_make_dirs(at("empty")));
     const char *const paths[] = {at("empty"), at("nowhere"), at("whole")};
     const char *output = at("refused.html");
-    FAILS(MH_EVALUE, "recipe.yaml", mh_report_write(output, &paths[0], 1, NULL, NULL, NULL));
+    FAILS(MH_EVALUE, "metrics.jsonl", mh_report_write(output, &paths[0], 1, NULL, NULL, NULL));
     FAILS(MH_EIO, "nowhere", mh_report_write(output, &paths[1], 1, NULL, NULL, NULL));
     FAILS(MH_EIO, "missing.json", mh_report_write(output, &paths[2], 1, at("missing.json"), NULL, NULL));
     write_file("other", "other.json", "{\"format\":1}");

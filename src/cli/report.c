@@ -46,7 +46,8 @@ int cli_report_page(int argc, char **argv)
         "Writes a page about runs, finished or not: curves, results, experts, recipes and cost. It is one "
         "file "
         "that opens in any browser without a network. Runs that differ only in train.seed are shown as one "
-        "model with its spread. A folder without a recipe stands for the runs in it.",
+        "model with its spread. A folder that is no run, such as "
+        "that of a comparison, stands for the runs in it.",
         "mhmoe report runs/demo\n"
         "mhmoe report runs/dense-* runs/mhmoe-* --output report.html\n"
         "mhmoe analyse runs/demo --input texts/ --json > routing.json\n"

@@ -72,10 +72,11 @@ static mh_status add_runs_in(content *c, const char *folder)
     size_t before = json_array_size(c->found), length = strlen(folder);
     MH_TRY(add_folder(c, folder, length + (folder[length - 1] != '/'), 1));
     if (json_array_size(c->found) == before)
-        return mh_fail(MH_EVALUE,
-                       "%s: neither here nor in the folders in it is a recipe.yaml or metrics.jsonl; name a "
-                       "run folder, such as 'mhmoe train' makes",
-                       folder);
+        return mh_fail(
+            MH_EVALUE,
+            "%s: neither here nor in the folders in it is a metrics.jsonl; name a run folder, such as "
+            "'mhmoe train' makes",
+            folder);
     add_comparison(c, folder);
     return MH_OK;
 }

@@ -6,7 +6,7 @@
 
 /* ---- run.c: a run as JSON for the page ----------------------------------------------------------------- */
 
-/* Whether a folder holds a recipe or metrics. */
+/* Whether a folder holds metrics or checkpoints. A recipe is in a comparison's folder, too. */
 bool mh_report_is_run(const char *path);
 
 /* All that is readable of a run; its "problems" say in sentences what is not. page/data.js reads this. */

@@ -34,10 +34,10 @@ typedef struct {
 
 bool mh_report_is_run(const char *path)
 {
-    char recipe[MH_PATH], metrics[MH_PATH];
-    return mh_path_join(recipe, path, "recipe.yaml") == MH_OK &&
+    char checkpoints[MH_PATH], metrics[MH_PATH];
+    return mh_path_join(checkpoints, path, "checkpoints") == MH_OK &&
            mh_path_join(metrics, path, "metrics.jsonl") == MH_OK &&
-           (mh_path_exists(recipe) || mh_path_exists(metrics));
+           (mh_path_exists(checkpoints) || mh_path_exists(metrics));
 }
 
 json_t *mh_report_text(const char *text, size_t length)
@@ -149,9 +149,9 @@ static void end_column(reader *r)
 }
 
 /* Which of `count` equal shares of the run a step belongs to. */
-static int64_t share_of(const reader *r, int64_t step, int count)
+static double share_of(const reader *r, int64_t step, int count)
 {
-    return step > 0 ? (int64_t)((double)(step - 1) * count / (double)r->steps) : -1;
+    return floor(((double)step - 1) * count / (double)r->steps);
 }
 
 static json_t *rows_of(const json_t *layer)

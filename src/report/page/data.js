@@ -67,7 +67,8 @@ function makeGroups(runs) {
   });
   const order = report.comparisons.flatMap(({table}) => list(table?.rows).map(row => list(row)[0]));
   const place = ({name}) => order.includes(name) ? order.indexOf(name) : order.length;
-  return [...groups.values()].map(members => ({runs: members, name: commonName(members.map(run => run.name))}))
+  const nameOf = members => members[0].group ? commonName(members.map(run => run.name)) : members[0].name;
+  return [...groups.values()].map(members => ({runs: members, name: nameOf(members)}))
     .sort((a, b) => place(a) - place(b))
     .map((group, i) => ({...group, color: `series-${i % 7}`, dash: dashes[Math.floor(i / 7) % 3]}));
 }
