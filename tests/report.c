@@ -163,6 +163,14 @@ static void damage_is_told_and_the_rest_shown(void **state)
     assert_true(in_column(run, "train", "loss", 0) == 4);
     json_decref(run);
 
+    /* One wrong digit does not put the rest behind it. */
+    write_recipe("digit", "train.seed=1");
+    write_file("digit", "metrics.jsonl", LINE_0 "{\"step\":420,\"tokens\":200}\n" LINE_40);
+    run = mh_report_run(at("digit"), "digit");
+    assert_true(complains(run, "metrics.jsonl:2 is of a step beyond"));
+    assert_true(number(run, "step") == 40);
+    json_decref(run);
+
     write_file("binary", "recipe.yaml", "\xff\x01");
     write_file("binary", "metrics.jsonl", "");
     run = mh_report_run(at("binary"), "\xff");

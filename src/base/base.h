@@ -259,6 +259,9 @@ mh_status mh_options_assign(const mh_options *options, void *config, const char 
 mh_status mh_options_read_yaml(const mh_options *options, void *config, const char *path);
 mh_status mh_options_write_yaml(const mh_options *options, const void *config, mh_text *out);
 
+/* The whole as an object of sections. */
+json_t *mh_options_to_json(const mh_options *options, const void *config);
+
 /* One section of the whole `config` as a JSON object and back; reading refuses unknown keys and wrong types,
  * missing ones keep their value. */
 json_t *mh_section_to_json(const mh_section *section, const void *config);

@@ -324,6 +324,15 @@ json_t *mh_section_to_json(const mh_section *section, const void *config)
     return json;
 }
 
+json_t *mh_options_to_json(const mh_options *options, const void *config)
+{
+    json_t *json = json_object();
+    for (int s = 0; s < options->count; s++)
+        json_object_set_new(json, options->sections[s].name,
+                            mh_section_to_json(&options->sections[s], config));
+    return json;
+}
+
 static bool has_type(const json_t *item, mh_option_type type)
 {
     switch (type) {

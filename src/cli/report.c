@@ -50,7 +50,7 @@ int cli_report_page(int argc, char **argv)
         "that of a comparison, stands for the runs in it.",
         "mhmoe report runs/demo\n"
         "mhmoe report runs/dense-* runs/mhmoe-* --output report.html\n"
-        "mhmoe analyse runs/demo --input texts/ --json > routing.json\n"
+        "mhmoe analyse runs/demo --input texts/ --output routing.json\n"
         "mhmoe report runs/demo --analysis routing.json --output demo.html",
         1,
         CLI_LIST_MAX,

@@ -208,8 +208,7 @@ const mh_options mh_config_options = {sections, sizeof sections / sizeof *sectio
 
 json_t *mh_config_to_json(const mh_config *config)
 {
-    return json_pack("{s:o, s:o}", "model", mh_section_to_json(&sections[0], config), "moe",
-                     mh_section_to_json(&sections[1], config));
+    return mh_options_to_json(&mh_config_options, config);
 }
 
 mh_status mh_config_from_json(mh_config *config, const json_t *json, const char *where)

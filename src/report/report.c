@@ -121,33 +121,31 @@ static json_t *defaults(void)
 {
     mh_recipe recipe = {0};
     mh_options_defaults(&mh_recipe_options, &recipe);
-    json_t *sections = json_object();
-    for (int s = 0; s < mh_recipe_options.count; s++)
-        json_object_set_new(sections, mh_recipe_options.sections[s].name,
-                            mh_section_to_json(&mh_recipe_options.sections[s], &recipe));
-    return sections;
+    return mh_options_to_json(&mh_recipe_options, &recipe);
+}
+
+static mh_status put_page(mh_writer *writer, const mh_text *data)
+{
+    const char *mark = strstr(mh_report_page, MARK), *rest = mark + strlen(MARK);
+    MH_TRY(mh_writer_put(writer, mh_report_page, (size_t)(mark - mh_report_page)));
+    MH_TRY(mh_writer_put(writer, data->data, data->length));
+    return mh_writer_put(writer, rest, strlen(rest));
 }
 
 static mh_status write_page(const char *output, const json_t *data)
 {
-    const char *mark = strstr(mh_report_page, MARK), *rest = mark + strlen(MARK);
-    mh_text json = {0};
-    mh_writer writer;
-    mh_status status = mh_json_dump_script(data, &json);
+    mh_text text = {0};
+    mh_writer writer = {0};
+    mh_status status = mh_json_dump_script(data, &text);
     if (status == MH_OK)
         status = mh_writer_open(&writer, output);
-    if (status == MH_OK) {
-        status = mh_writer_put(&writer, mh_report_page, (size_t)(mark - mh_report_page));
-        if (status == MH_OK)
-            status = mh_writer_put(&writer, json.data, json.length);
-        if (status == MH_OK)
-            status = mh_writer_put(&writer, rest, strlen(rest));
-        if (status == MH_OK)
-            status = mh_writer_commit(&writer);
-        else
-            mh_writer_abort(&writer);
-    }
-    mh_text_release(&json);
+    if (status == MH_OK)
+        status = put_page(&writer, &text);
+    if (status == MH_OK)
+        status = mh_writer_commit(&writer);
+    else
+        mh_writer_abort(&writer);
+    mh_text_release(&text);
     return status;
 }
 

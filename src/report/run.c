@@ -96,11 +96,7 @@ static void read_recipe(reader *r, const char *path)
         complain(r, mh_message());
         return;
     }
-    json_t *sections = json_object();
-    for (int s = 0; s < mh_recipe_options.count; s++)
-        json_object_set_new(sections, mh_recipe_options.sections[s].name,
-                            mh_section_to_json(&mh_recipe_options.sections[s], &recipe));
-    json_object_set_new(r->run, "recipe", sections);
+    json_object_set_new(r->run, "recipe", mh_options_to_json(&mh_recipe_options, &recipe));
     r->steps = recipe.train.steps;
     add_group(r, &recipe);
     add_size(r, &recipe);
@@ -187,13 +183,19 @@ static void enter_machine(reader *r, const json_t *machine)
     json_t *known = json_object();
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)machine, key, value) if (json_is_string(value) || json_is_integer(value))
-        json_object_set(known, key, value);
+    json_object_foreach((json_t *)machine, key, value)
+    {
+        if (json_is_string(value) || json_is_integer(value))
+            json_object_set(known, key, value);
+    }
     r->threads = number(known, "threads");
     size_t i;
     const json_t *other;
     bool is_new = true;
-    json_array_foreach(r->machines, i, other) is_new = is_new && !json_equal(other, known);
+    json_array_foreach(r->machines, i, other)
+    {
+        is_new = is_new && !json_equal(other, known);
+    }
     if (is_new)
         json_array_append(r->machines, known);
     json_decref(known);
@@ -256,6 +258,8 @@ static void read_line(reader *r, const char *text, size_t length, const char *wh
         complain_of_line(r, where, " has no numbers \"step\" and \"tokens\"");
     else if (json_integer_value(step) < r->step || json_integer_value(tokens) < r->tokens)
         complain_of_line(r, where, " goes back in \"step\" or \"tokens\"");
+    else if (json_integer_value(step) > r->steps)
+        complain_of_line(r, where, " is of a step beyond train.steps");
     else
         add_line(r, line, json_integer_value(step), json_integer_value(tokens));
     json_decref(line);
