@@ -142,7 +142,7 @@ class Page(unittest.TestCase):
             dom, seen = open_page(Path("all.html").read_text(), width)
             self.assert_sound(seen, CURVES + EXPERTS)
         self.assertIn("moe beats dense", dom)
-        self.assertIn("2 models, 3 runs", dom)
+        self.assertIn("2 models · 3 runs", dom)
         self.assertRegex(dom, r"\d ± \d")
 
     def test_the_routing_of_text(self):

@@ -19,42 +19,49 @@ function shadeKey(what) {
     el('span', {}, 'A quarter of an even share or less'), cells, el('span', {}, 'four times of it or more'));
 }
 
-/* columns: [{step, shares: [of each expert]}], drawn from left to right; what the canvas shows is also told to the
-   pointer. */
-function heatMap(name, columns) {
-  const experts = columns[0].shares.length, even = 1 / experts, row = Math.max(3, Math.min(12, Math.floor(320 / experts)));
-  const canvas = el('canvas', {class: 'heat', role: 'img', width: columns.length, height: experts,
-    style: `height: ${row * experts}px`});
-  const last = columns.at(-1).shares, highest = last.indexOf(Math.max(...last));
-  canvas.setAttribute('aria-label', `${name}: share of ${experts} experts over time. At update ${columns.at(-1).step} the ` +
-    `largest is ${percent(last[highest])} (expert ${highest}), an even one ${percent(even)}; ` +
-    `${last.filter(share => share < even / 4).length} experts have less than a quarter of that.`);
+/* A canvas with a pixel a value: colorOf(x, y), and say(x, y) to the pointer. */
+function pixels(width, height, label, colorOf, say) {
+  const canvas = el('canvas', {class: 'heat', role: 'img', 'aria-label': label, width, height});
   drawn.add(() => {
     const context = canvas.getContext('2d');
-    columns.forEach(({shares}, x) => shares.forEach((share, y) => {
-      context.fillStyle = shade(share, even);
-      context.fillRect(x, y, 1, 1);
-    }));
+    for (let x = 0; x < width; x++)
+      for (let y = 0; y < height; y++) {
+        context.fillStyle = colorOf(x, y);
+        context.fillRect(x, y, 1, 1);
+      }
   });
   canvas.addEventListener('pointermove', event => {
     const box = canvas.getBoundingClientRect();
-    const column = columns[Math.min(columns.length - 1, Math.floor((event.clientX - box.left) / box.width * columns.length))];
-    const expert = Math.min(experts - 1, Math.floor((event.clientY - box.top) / box.height * experts));
-    const share = column?.shares[expert];
-    if (known(share))
-      showTip(event, `update ${column.step}, expert ${expert}: ${percent(share)} of the rows, ${fixed(share / even, 2)} times an even share`);
+    const at = (offset, length, count) => Math.max(0, Math.min(count - 1, Math.floor(offset / length * count)));
+    showTip(event, say(at(event.clientX - box.left, box.width, width), at(event.clientY - box.top, box.height, height)));
   });
   canvas.addEventListener('pointerleave', hideTip);
-  const scaleMark = (at, text) => el('span', {style: `top: ${at * row}px`}, text);
+  return canvas;
+}
+
+/* columns: [{step, shares: [of each expert]}], from left to right. */
+function heatMap(name, columns) {
+  const experts = columns[0].shares.length, even = 1 / experts;
+  const row = Math.max(3, Math.min(12, Math.floor(320 / experts)));
+  const last = columns.at(-1).shares, highest = last.indexOf(Math.max(...last));
+  const canvas = pixels(columns.length, experts,
+    `${name}: share of ${experts} experts over time. At update ${columns.at(-1).step} the largest is ` +
+      `${percent(last[highest])} (expert ${highest}), an even one ${percent(even)}; ` +
+      `${last.filter(share => share < even / 4).length} experts have less than a quarter of that.`,
+    (x, y) => shade(columns[x].shares[y], even),
+    (x, y) => `update ${columns[x].step}, expert ${y}: ${percent(columns[x].shares[y])} of the rows, ` +
+      `${fixed(columns[x].shares[y] / even, 2)} times an even share`);
+  canvas.style.height = `${row * experts}px`;
+  const scaleMark = expert => el('span', {style: `top: ${expert * row}px`}, String(expert));
   return el('figure', {}, el('h3', {}, name),
     el('div', {class: 'heat-frame'},
-      el('div', {class: 'heat-rows muted', 'aria-hidden': 'true'}, scaleMark(0, '0'), scaleMark(experts - 1, String(experts - 1))),
+      el('div', {class: 'heat-rows muted', 'aria-hidden': 'true'}, scaleMark(0), scaleMark(experts - 1)),
       canvas,
       el('div', {class: 'heat-columns muted', 'aria-hidden': 'true'},
         el('span', {}, `update ${whole(columns[0].step)}`), el('span', {}, whole(columns.at(-1).step)))));
 }
 
-/* {layer: {columns, curve}} of a run. */
+/* Of each layer of a run: {columns: for the heat map, points: for the curves}. */
 function loadsOf(run) {
   const layers = new Map();
   for (const {step, layers: found} of run.experts)

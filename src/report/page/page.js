@@ -23,11 +23,13 @@ function tried(make) {
 
 function subtitle() {
   const many = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
-  const seeds = groups.some(group => group.runs.length > 1) ? `, ${many(report.runs.length, 'run')}` : '';
   const running = report.runs.filter(run => run.step < run.steps).length;
-  return `${groups.length > 1 ? `${many(groups.length, 'model')}${seeds}. ` : seeds ? `${seeds.slice(2)}. ` : ''}` +
-    `${running ? `${running === report.runs.length && running === 1 ? 'Not finished' : `${running} not finished`}: the state of ` : 'Written '}` +
-    `${report.written}`;
+  return [
+    groups.length > 1 && many(groups.length, 'model'),
+    report.runs.length > groups.length && many(report.runs.length, 'run'),
+    running > 0 && (report.runs.length === 1 ? 'not finished' : `${running} not finished`),
+    report.written,
+  ].filter(Boolean).join(' · ');
 }
 
 /* The system's choice, until the button is pressed. */
@@ -54,12 +56,13 @@ function start() {
   document.title = `${title} – mhmoe report`;
   document.getElementById('title').textContent = title;
   document.getElementById('subtitle').textContent = subtitle();
-  document.getElementById('colophon').textContent = `Written by mhmoe ${report.version} on ${report.written}. This file needs no network.`;
+  document.getElementById('colophon').textContent =
+    `Written by mhmoe ${report.version} on ${report.written}. This file needs no network.`;
   Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
   Chart.defaults.font.size = 12;
   startTheme();
-  const sections = [problemsSection, resultsSection, curvesSection, expertsSection, routingSection, tokensSection, wordsSection,
-    settingsSection, costSection].map(tried).filter(Boolean);
+  const sections = [problemsSection, resultsSection, curvesSection, expertsSection, routingSection, tokensSection,
+    wordsSection, settingsSection, costSection].map(tried).filter(Boolean);
   document.getElementById('main').append(...sections);
   document.getElementById('sections').append(...sections.map(one =>
     el('a', {href: `#${one.id}`}, one.querySelector('h2').textContent)));

@@ -42,36 +42,22 @@ function activationCurves(layer) {
       ({x: point.threshold, y: point[key], low: point[key], high: point[key]}))});
   return figure(() => ({
     title: 'Share of experts in use',
-    x: 'used more often than', logarithmic: true, legend: true, y: {min: 0, max: 1},
+    x: 'used more often than', logarithmic: true, legend: true, dots: true, y: {min: 0, max: 1},
     series: [line('by tokens', 'ratio', 0), line('by choices', 'corrected', 1)],
   })).element;
 }
 
 /* How often two experts work on the same token, against chance. */
 function coactivation(layer) {
-  const together = list(layer.coactivation), tokens = analysis.tokens;
+  const together = list(layer.coactivation).map(list), tokens = analysis.tokens;
   if (together.length < 2) return null;
   const reached = together.map((row, i) => row[i] / tokens);
-  const columns = together.map((row, a) => ({shares: row.map((count, b) =>
-    a === b ? NaN : count / tokens / Math.max(reached[a] * reached[b], 1e-9))}));
-  const size = together.length;
-  const canvas = el('canvas', {class: 'heat square', role: 'img', width: size, height: size,
-    'aria-label': `How often each two of ${size} experts work on the same token, against chance`});
-  drawn.add(() => {
-    const context = canvas.getContext('2d');
-    columns.forEach(({shares}, x) => shares.forEach((lift, y) => {
-      context.fillStyle = x === y ? color('line') : shade(lift, 1);
-      context.fillRect(x, y, 1, 1);
-    }));
-  });
-  canvas.addEventListener('pointermove', event => {
-    const box = canvas.getBoundingClientRect();
-    const a = Math.min(size - 1, Math.floor((event.clientX - box.left) / box.width * size));
-    const b = Math.min(size - 1, Math.floor((event.clientY - box.top) / box.height * size));
-    const lift = columns[Math.max(0, a)].shares[Math.max(0, b)];
-    showTip(event, known(lift) ? `experts ${a} and ${b} meet ${fixed(lift, 2)} times as often as chance` : `expert ${a}`);
-  });
-  canvas.addEventListener('pointerleave', hideTip);
+  const lift = (a, b) => together[a][b] / tokens / Math.max(reached[a] * reached[b], 1e-9);
+  const canvas = pixels(together.length, together.length,
+    `How often each two of ${together.length} experts work on the same token, against chance`,
+    (a, b) => a === b ? color('line') : shade(lift(a, b), 1),
+    (a, b) => a === b ? `expert ${a}` : `experts ${a} and ${b} meet ${fixed(lift(a, b), 2)} times as often as chance`);
+  canvas.classList.add('square');
   return el('figure', {}, el('h3', {}, 'Experts that work together'), canvas,
     el('p', {class: 'muted'}, 'Both ways are experts; orange: more often on one token than chance, blue: less.'));
 }
@@ -89,7 +75,7 @@ function distinctBars(layer) {
 function changes(layer, at) {
   const points = list(analysis.checkpoints).filter(one => known(one.step) && known(list(one.changed)[at])).map(one =>
     ({x: one.step, y: one.changed[at], low: one.changed[at], high: one.changed[at]}));
-  return points.length < 2 ? null : figure(() => ({title: 'Choices still to change', x: 'updates',
+  return points.length < 2 ? null : figure(() => ({title: 'Choices still to change', x: 'updates', dots: true,
     y: {min: 0}, series: [{name: `layer ${layer.layer}`, color: 'series-0', dash: dashes[0], points}]})).element;
 }
 
