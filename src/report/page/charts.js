@@ -4,14 +4,16 @@ const drawn = new Set(); /* what is drawn again when the theme changes */
 
 const faint = (hex, share) => hex + Math.round(255 * share).toString(16).padStart(2, '0');
 
-/* A band is two lines without a stroke, filled in between; a line with its two edges are three datasets. */
+/* A band is two lines without a stroke, filled in between; a line with its two edges are three datasets. A point by
+   itself is no line and has a dot. */
 function datasetsOf(series, dots) {
   const line = color(series.color), edge = {borderWidth: 0, pointRadius: 0, pointHitRadius: 0, edge: true};
   return [
     {...edge, data: series.points.map(p => ({x: p.x, y: p.low})), fill: false},
     {...edge, data: series.points.map(p => ({x: p.x, y: p.high})), fill: '-1', backgroundColor: faint(line, 0.18)},
     {label: series.name, data: series.points, borderColor: line, backgroundColor: line, borderWidth: 2,
-     borderDash: series.dash, borderJoinStyle: 'round', pointRadius: dots || series.points.length === 1 ? 2 : 0, pointHoverRadius: 4, fill: false},
+     borderDash: series.dash, borderJoinStyle: 'round', pointRadius: dots || series.points.length === 1 ? 2 : 0,
+     pointHoverRadius: 4, fill: false},
   ];
 }
 
@@ -72,7 +74,8 @@ function swatch(line) {
 /* A figure whose content `make` describes anew each time it is drawn: {title, x: its title, y: options, from: the least
    x, logarithmic, dots, legend, series: [{name, color, dash, points: [{x, y, low, high}]}]}. */
 function figure(make) {
-  const title = el('h3'), note = el('p', {class: 'muted'}, 'There is nothing to show.'), canvas = el('canvas', {role: 'img'});
+  const title = el('h3'), note = el('p', {class: 'muted'}, 'There is nothing to show.');
+  const canvas = el('canvas', {role: 'img'});
   const box = el('div', {class: 'chart'}, canvas), names = el('div', {class: 'legend'});
   const whole = el('figure', {}, title, box, names, note);
   let chart = null;
@@ -80,7 +83,8 @@ function figure(make) {
     const spec = make();
     spec.series = spec.series.filter(series => series.points.length);
     title.textContent = spec.title;
-    names.replaceChildren(...(spec.legend ? spec.series : []).map(one => el('span', {class: 'name'}, swatch(one), one.name)));
+    names.replaceChildren(...(spec.legend ? spec.series : []).map(one =>
+      el('span', {class: 'name'}, swatch(one), one.name)));
     box.hidden = spec.series.length === 0;
     note.hidden = spec.series.length > 0;
     chart?.destroy();

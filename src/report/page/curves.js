@@ -33,16 +33,19 @@ function curvesSection() {
   const shares = {'whole run': 0, 'last half': 0.5, 'last quarter': 0.75};
   const make = (title, part, measure, extra = {}) => figure(() => {
     const axis = axes[state.axis];
-    const name = typeof measure === 'function' ? measure() : measure;
-    const series = groupSeries(part, axis.key, name);
+    const series = groupSeries(part, axis.key, typeof measure === 'function' ? measure() : measure);
     const end = Math.max(0, ...series.flatMap(({points}) => points.map(point => point.x)));
     const from = shares[state.part] * end;
     for (const one of series) one.points = one.points.filter(point => point.x >= from);
-    return {title: typeof title === 'function' ? title() : title, x: axis.title, from: from || undefined, series, ...extra};
+    const name = typeof title === 'function' ? title() : title;
+    return {title: name, x: axis.title, from: from || undefined, series, ...extra};
   });
   const loss = () => state.measure === 'loss' ? 'loss' : 'perplexity';
   const unit = () => state.measure === 'loss' ? 'loss, nats a token' : 'perplexity';
-  const large = [make(() => `Validation ${unit()}`, 'valid', loss, {dots: true}), make(() => `Training ${unit()}`, 'train', loss)];
+  const large = [
+    make(() => `Validation ${unit()}`, 'valid', loss, {dots: true}),
+    make(() => `Training ${unit()}`, 'train', loss),
+  ];
   const small = [
     make('Norm of the gradient', 'train', 'grad_norm'),
     ...(report.runs.some(run => run.experts.length) ? [make('Balance loss, sum over layers', 'train', 'balance')] : []),
@@ -62,6 +65,7 @@ function curvesSection() {
       chooser('Show', Object.keys(shares), state.part, set('part'))),
     legend(redraw),
     el('div', {class: 'grid large'}, ...large.map(one => one.element)),
-    manySeeds ? el('p', {class: 'muted'}, 'Lines are means over seeds, bands reach from the lowest seed to the highest.') : null,
+    manySeeds
+      ? el('p', {class: 'muted'}, 'Lines are means over seeds, bands reach from the lowest seed to the highest.') : null,
     el('div', {class: 'grid small'}, ...small.map(one => one.element)));
 }

@@ -83,8 +83,8 @@ function curve(group, part, along, measure) {
   }
   const complete = ([step, found]) => found.length >= ends.filter(end => end >= step).length;
   return [...at.entries()].filter(complete).sort((a, b) => a[0] - b[0]).map(([, found]) => {
-    const values = found.map(point => point[measure]);
-    return {x: mean(found.map(point => point[along])), y: mean(values), low: Math.min(...values), high: Math.max(...values)};
+    const values = found.map(point => point[measure]), x = mean(found.map(point => point[along]));
+    return {x, y: mean(values), low: Math.min(...values), high: Math.max(...values)};
   });
 }
 

@@ -32,8 +32,9 @@ function pixels(width, height, label, colorOf, say) {
   });
   canvas.addEventListener('pointermove', event => {
     const box = canvas.getBoundingClientRect();
-    const at = (offset, length, count) => Math.max(0, Math.min(count - 1, Math.floor(offset / length * count)));
-    showTip(event, say(at(event.clientX - box.left, box.width, width), at(event.clientY - box.top, box.height, height)));
+    const at = (share, count) => Math.max(0, Math.min(count - 1, Math.floor(share * count)));
+    const x = at((event.clientX - box.left) / box.width, width), y = at((event.clientY - box.top) / box.height, height);
+    showTip(event, say(x, y));
   });
   canvas.addEventListener('pointerleave', hideTip);
   return canvas;
@@ -99,7 +100,7 @@ function runLoads(run) {
   return [
     maps.length
       ? shadeKey('Each row is an expert, each column a moment of training.')
-      : el('p', {class: 'muted'}, 'This log was written before the rows of each expert were logged; there are only sums.'),
+      : el('p', {class: 'muted'}, 'This log is older than the rows of each expert in it; there are only sums.'),
     el('div', {class: 'grid large'}, ...maps.map(([layer, {columns}]) => heatMap(`Load of layer ${layer}`, columns))),
     el('div', {class: 'legend'}, ...colors),
     el('div', {class: 'grid small'}, ...charts.map(chart => chart.element)),

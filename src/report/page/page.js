@@ -17,7 +17,8 @@ function tried(make) {
     return make();
   } catch (error) {
     reportError(error);
-    return section(make.name, 'A part that cannot be shown', el('p', {class: 'problem'}, `${make.name}: ${error.message}`));
+    return section(make.name, 'A part that cannot be shown',
+      el('p', {class: 'problem'}, `${make.name}: ${error.message}`));
   }
 }
 

@@ -55,7 +55,7 @@ function resultsTable() {
     {name: 'Seeds'},
     {name: 'Updates'},
     {name: 'Validation perplexity', help: 'of the last evaluation; mean and standard error over seeds'},
-    ...(low < high ? [{name: 'Seed by seed', number: false, help: 'each dot a seed, all rows on one axis; the line is their mean'}] : []),
+    ...(low < high ? [{name: 'Seed by seed', number: false, help: 'each dot a seed, the line their mean'}] : []),
     {name: 'Bits a byte', help: 'of validation text'},
     {name: 'Parameters'},
     {name: 'Active', help: 'parameters that work on one token'},

@@ -30,7 +30,8 @@ function headLoads(layers) {
   return [
     el('h3', {}, 'Which experts each head uses'),
     heatTable('Load of each expert by layer and head', rows.filter(row => row.shares.length === most), 1 / most,
-      (row, expert, share) => `${row.name}, expert ${expert}: ${percent(share)} of its choices, ${fixed(share * most, 2)} times an even share`),
+      (row, expert, share) =>
+        `${row.name}, expert ${expert}: ${percent(share)} of its choices, ${fixed(share * most, 2)} times an even share`),
     shadeKey('A row is a head, a column an expert.'),
   ];
 }
@@ -65,10 +66,12 @@ function coactivation(layer) {
 function distinctBars(layer) {
   const shares = list(layer.distinct?.histogram), most = Math.max(...shares, 1e-9);
   if (!shares.length) return null;
+  const rows = shares.map((share, i) => el('tr', {}, el('th', {scope: 'row'}, String(i + 1)),
+    el('td', {}, el('span', {class: 'bar', style: `width: ${Math.max(0, 100 * share / most)}%`})),
+    el('td', {class: 'number'}, percent(share))));
+  const caption = 'Share of tokens by the number of experts they reach';
   return el('figure', {}, el('h3', {}, 'Experts that a token reaches'),
-    el('table', {class: 'bars'}, el('caption', {class: 'hidden'}, 'Share of tokens by the number of experts they reach'),
-      el('tbody', {}, ...shares.map((share, i) => el('tr', {}, el('th', {scope: 'row'}, String(i + 1)),
-        el('td', {}, el('span', {class: 'bar', style: `width: ${Math.max(0, 100 * share / most)}%`})), el('td', {class: 'number'}, percent(share)))))),
+    el('table', {class: 'bars'}, el('caption', {class: 'hidden'}, caption), el('tbody', {}, ...rows)),
     el('p', {class: 'muted'}, `${fixed(layer.distinct.mean, 2)} on average.`));
 }
 
@@ -89,12 +92,14 @@ function expertTable(layer) {
   const labelled = experts.some(expert => list(expert.labels).length);
   const columns = [{name: 'Expert'}, {name: 'Load'}, {name: 'Tokens it takes most for their number', number: false},
     ...(labelled ? [{name: 'Kinds of text', number: false}] : [])];
-  return el('details', {}, el('summary', {}, `What each of the ${experts.length} experts of layer ${layer.layer} takes`),
+  return el('details', {},
+    el('summary', {}, `What each of the ${experts.length} experts of layer ${layer.layer} takes`),
     table(`Experts of layer ${layer.layer}`, columns, experts.map((expert, e) => [
       String(e), percent(share(e)),
       el('span', {class: 'pieces'}, ...list(expert.tokens).slice(0, 8).map(token =>
         el('code', {title: `${fixed(token.lift, 1)} times chance, ${whole(token.count)} times`}, visible(token.text)))),
-      ...(labelled ? [list(expert.labels).slice(0, 3).map(one => `${one.label} ${fixed(one.lift, 2)}×`).join(', ')] : []),
+      ...(labelled
+        ? [list(expert.labels).slice(0, 3).map(one => `${one.label} ${fixed(one.lift, 2)}×`).join(', ')] : []),
     ])));
 }
 
@@ -102,13 +107,15 @@ function layerRouting(layer, at) {
   const {activation, repeats} = layer;
   const facts = [
     `Entropy of the load ${fixed(layer.entropy, 3)} (1 is even).`,
-    activation ? `Of its experts, ${percent(activation.ratio, 0)} are chosen by more than ${percent(activation.threshold, 2)} of the tokens; ` +
-      `corrected for the number of choices, ${percent(activation.corrected, 0)}.` : '',
-    repeats?.tokens > 0 ? `When a token comes again, ${percent(repeats.changed, 0)} of its choices are others than before.` : '',
+    activation ? `Of its experts, ${percent(activation.ratio, 0)} are chosen by more than ` +
+      `${percent(activation.threshold, 2)} of the tokens; corrected for the number of choices, ` +
+      `${percent(activation.corrected, 0)}.` : '',
+    repeats?.tokens > 0 ? `When a token comes again, ${percent(repeats.changed, 0)} of its choices are others.` : '',
   ];
+  const figures = [activationCurves(layer), coactivation(layer), distinctBars(layer), changes(layer, at)];
   return [
     el('p', {}, facts.filter(Boolean).join(' ')),
-    el('div', {class: 'grid medium'}, ...[activationCurves(layer), coactivation(layer), distinctBars(layer), changes(layer, at)].filter(Boolean)),
+    el('div', {class: 'grid medium'}, ...figures),
     expertTable(layer),
   ];
 }

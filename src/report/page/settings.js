@@ -24,7 +24,8 @@ function settingsTable() {
       different.map(key => [...row(key), ...recipes.map(recipe => say(recipe.get(key)))])) : null,
     common.length ? el('details', {open: groups.length === 1},
       el('summary', {}, groups.length > 1 ? 'What they share, other than the defaults' : 'Other than the defaults'),
-      table('Settings other than the defaults', columns(['Value']), common.map(key => [...row(key), say(shared.get(key))]))) : null,
+      table('Settings other than the defaults', columns(['Value']),
+        common.map(key => [...row(key), say(shared.get(key))]))) : null,
   ];
 }
 
@@ -36,8 +37,8 @@ function settingsSection() {
 
 function machineName(machine) {
   const threads = machine.threads === 1 ? '1 thread' : `${machine.threads} threads`;
-  return `${machine.processor || 'unknown processor'} (${machine.processors} processors), ${threads}, ${machine.used}, ` +
-    `mhmoe ${machine.version}`;
+  const processor = `${machine.processor || 'unknown processor'} (${machine.processors} processors)`;
+  return `${processor}, ${threads}, ${machine.used}, mhmoe ${machine.version}`;
 }
 
 function costSection() {
@@ -56,5 +57,6 @@ function costSection() {
   ]);
   const total = report.runs.map(run => run.core_seconds).filter(known).reduce((sum, value) => sum + value, 0);
   return section('cost', 'Machine and cost', table('Machine and cost of each run', columns, rows),
-    total > 0 ? el('p', {class: 'muted'}, `${whole(total)} core-seconds in all: seconds of updates times threads, evaluations and checkpoints left out.`) : null);
+    total > 0 ? el('p', {class: 'muted'}, `${whole(total)} core-seconds in all: seconds of updates times threads, ` +
+      'evaluations and checkpoints left out.') : null);
 }

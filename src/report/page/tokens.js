@@ -23,7 +23,8 @@ function traceOf(tokens, layerAt) {
   tokens.forEach((token, i) => {
     const heads = list(list(token.layers)[layerAt]?.heads), words = spoken(visible(token.text), heads);
     const begins = /^\s/.test(token.text); /* a word; what follows goes on with it */
-    const item = el('span', {class: begins ? 'token begins' : 'token', role: 'listitem', tabindex: i ? -1 : 0, 'aria-label': words},
+    const item = el('span',
+      {class: begins ? 'token begins' : 'token', role: 'listitem', tabindex: i ? -1 : 0, 'aria-label': words},
       el('span', {class: 'piece'}, String(token.text).trim() || visible(token.text)),
       el('span', {class: 'chips', 'aria-hidden': 'true'}, ...heads.map(head => chip(list(head.experts)[0]))));
     item.addEventListener('pointermove', event => { showTip(event, words); mark(item, true); });
@@ -35,7 +36,7 @@ function traceOf(tokens, layerAt) {
     });
     item.addEventListener('blur', () => { hideTip(); mark(item, false); });
     item.addEventListener('keydown', event => {
-      const next = event.key === 'ArrowRight' ? item.nextSibling : event.key === 'ArrowLeft' ? item.previousSibling : null;
+      const next = {ArrowRight: item.nextSibling, ArrowLeft: item.previousSibling}[event.key];
       next?.focus();
       if (next) event.preventDefault();
     });
@@ -49,8 +50,8 @@ function tokensSection() {
   if (!tokens.length) return null;
   const layers = list(tokens[0].layers).map(layer => `layer ${layer.layer}`);
   return section('tokens', 'Token by token',
-    el('p', {class: 'muted'}, 'Under each token stands the expert that each head chose first. Point at a token, or walk with the ' +
-      'arrow keys, for all choices and their gates; what shares an expert with it is framed.'),
+    el('p', {class: 'muted'}, 'Under each token stands the expert that each head chose first. Point at a token, or walk ' +
+      'with the arrow keys, for all choices and their gates; what shares an expert with it is framed.'),
     ...stage('Layer', layers, i => [traceOf(tokens, i)]));
 }
 
@@ -62,11 +63,14 @@ function occurrence(one, layerAt) {
 }
 
 function wordBlock(word, layerAt) {
-  const change = list(word.layers)[layerAt];
-  return el('div', {class: 'word'}, el('h3', {}, `“${word.word}”, ${word.found === 1 ? 'once' : `${whole(word.found)} times`}`),
-    known(change?.changed) ? el('p', {class: 'muted'}, `Between two of its sentences ${percent(change.changed, 0)} of the choices differ` +
-      `${list(change.heads).length > 1 ? ` (by head: ${change.heads.map(share => percent(share, 0)).join(', ')})` : ''}.`) : null,
-    el('div', {class: 'scroll'}, el('table', {}, el('caption', {class: 'hidden'}, `Experts of each head for “${word.word}”, sentence by sentence`),
+  const {changed, heads} = list(word.layers)[layerAt] ?? {};
+  const byHead = list(heads).length > 1 ? ` (by head: ${heads.map(share => percent(share, 0)).join(', ')})` : '';
+  const caption = `Experts of each head for “${word.word}”, sentence by sentence`;
+  return el('div', {class: 'word'},
+    el('h3', {}, `“${word.word}”, ${word.found === 1 ? 'once' : `${whole(word.found)} times`}`),
+    known(changed) ? el('p', {class: 'muted'},
+      `Between two of its sentences ${percent(changed, 0)} of the choices differ${byHead}.`) : null,
+    el('div', {class: 'scroll'}, el('table', {}, el('caption', {class: 'hidden'}, caption),
       el('tbody', {}, ...list(word.occurrences).map(one => occurrence(one, layerAt))))));
 }
 
