@@ -100,7 +100,7 @@ function runLoads(run) {
   return [
     maps.length
       ? shadeKey('Each row is an expert, each column a moment of training.')
-      : el('p', {class: 'muted'}, 'This log is older than the rows of each expert in it; there are only sums.'),
+      : el('p', {class: 'muted'}, 'An earlier version wrote this log, without the rows of each expert.'),
     el('div', {class: 'grid large'}, ...maps.map(([layer, {columns}]) => heatMap(`Load of layer ${layer}`, columns))),
     el('div', {class: 'legend'}, ...colors),
     el('div', {class: 'grid small'}, ...charts.map(chart => chart.element)),
