@@ -84,6 +84,9 @@ mh_status mh_text_printf(mh_text *text, const char *format, ...) __attribute__((
 /* Edit distance of two short words (at most 63 characters each); used to name the nearest known word. */
 int mh_text_distance(const char *a, const char *b);
 
+/* The text without blanks at both ends, in place. */
+char *mh_text_trim(char *text);
+
 /* Whole-string conversions: false when anything is left over or out of range. */
 bool mh_text_to_int(const char *text, int64_t *value);
 bool mh_text_to_double(const char *text, double *value); /* finite only */
@@ -174,6 +177,16 @@ double mh_seconds(void);
 
 /* The processor's name as Linux tells it; empty where it does not. */
 void mh_processor(char name[128]);
+
+/* ---- spread.c: median and quartiles -------------------------------------------------------------------- */
+
+/* Of `count` values; NaN where there are none. */
+typedef struct {
+    double median, low, high;
+    int count;
+} mh_spread;
+
+mh_spread mh_spread_of(double *value, int count); /* sorts them */
 
 /* ---- json.c: jansson behind limits --------------------------------------------------------------------- */
 

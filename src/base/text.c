@@ -81,6 +81,15 @@ int mh_text_distance(const char *a, const char *b)
     return row[m];
 }
 
+char *mh_text_trim(char *text)
+{
+    text += strspn(text, " \t");
+    size_t n = strlen(text);
+    while (n > 0 && strchr(" \t", text[n - 1]) != NULL)
+        text[--n] = '\0';
+    return text;
+}
+
 /* The sets of characters keep out what strtoll and strtod accept beyond a plain number: leading blanks,
  * hexadecimal, "inf" and "nan". */
 static bool only(const char *text, const char *characters)

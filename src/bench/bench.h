@@ -9,16 +9,6 @@
 #include "kernel/kernel.h"
 #include "train/train.h"
 
-/* ---- spread.c: median and quartiles -------------------------------------------------------------------- */
-
-/* Of `count` values; NaN where there are none. */
-typedef struct {
-    double median, low, high;
-    int count;
-} mh_spread;
-
-mh_spread mh_spread_of(double *value, int count); /* sorts them */
-
 /* ---- memory.c: what feeds the cores -------------------------------------------------------------------- */
 
 typedef enum { MH_L2, MH_L3, MH_DRAM, MH_MEMORIES } mh_memory;

@@ -31,28 +31,19 @@ struct mh_batches {
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
 
-static char *trimmed(char *text)
-{
-    text += strspn(text, " \t");
-    size_t n = strlen(text);
-    while (n > 0 && strchr(" \t", text[n - 1]) != NULL)
-        text[--n] = '\0';
-    return text;
-}
-
 /* Splits "folder=0.7" in place; a weight of 0 stands for none. */
 static mh_status parse(char *word, char **folder, double *weight)
 {
-    *folder = trimmed(word);
+    *folder = mh_text_trim(word);
     *weight = 0;
     char *equals = strrchr(*folder, '=');
-    if (equals != NULL && mh_text_to_double(trimmed(equals + 1), weight)) {
+    if (equals != NULL && mh_text_to_double(mh_text_trim(equals + 1), weight)) {
         if (*weight <= 0)
             return mh_fail(MH_EVALUE,
                            "the weight of data folder %s must be above 0; leave the folder out instead",
                            *folder);
         *equals = '\0';
-        *folder = trimmed(*folder);
+        *folder = mh_text_trim(*folder);
     }
     return **folder != '\0' ? MH_OK
                             : mh_fail(MH_EVALUE, "a data folder's name is missing; write \"a=0.7, b=0.3\"");

@@ -1,5 +1,5 @@
 /* spread: median and quartiles, which a few disturbed samples do not move. */
-#include "bench/bench.h"
+#include "base/base.h"
 
 #include <math.h>
 #include <stdlib.h>
