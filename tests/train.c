@@ -946,6 +946,302 @@ static void a_tiny_corpus_is_learnt_by_heart(void **state)
     mh_text_release(&w.messages);
 }
 
+/* ---- comparisons --------------------------------------------------------------------------------------- */
+
+static void students_t_agrees_with_the_tables(void **state)
+{
+    (void)state;
+    const struct {
+        int freedom;
+        double confidence, t;
+    } table[] = {{1, 0.95, 12.7062}, {2, 0.95, 4.3027},  {3, 0.95, 3.1824},   {4, 0.95, 2.7764},
+                 {9, 0.95, 2.2622},  {30, 0.95, 2.0423}, {999, 0.95, 1.9623}, {1, 0.99, 63.6567},
+                 {4, 0.99, 4.6041},  {5, 0.99, 4.0321},  {10, 0.5, 0.6998}};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        double t = mh_student(table[i].freedom, table[i].confidence);
+        if (fabs(t - table[i].t) > 5.1e-5) /* four decimals */
+            fail_msg("t of %d, %g: %.6f, the table has %.4f", table[i].freedom, table[i].confidence, t,
+                     table[i].t);
+    }
+    const double value[] = {2, 4, 4, 4, 5, 5, 7, 9}; /* sum of squares about the mean: 32 */
+    assert_true(mh_mean(value, 8) == 5);
+    assert_true(fabs(mh_standard_error(value, 8) - sqrt(32.0 / 7 / 8)) < 1e-15);
+    assert_true(isnan(mh_standard_error(value, 1)));
+}
+
+/* Two MoE layers' worth of settings are left to the models. */
+static mh_recipe comparison_recipe(const char *output, const char *models)
+{
+    mh_recipe recipe = tiny_recipe("unused");
+    static const char *const settings[] = {"moe.heads=0",    "moe.experts=0",    "moe.top_k=0",
+                                           "moe.ffn_dim=0",  "model.ffn_dim=64", "moe.baseline_experts=4",
+                                           "compare.seeds=2"};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        set(&recipe, settings[i]);
+    snprintf(recipe.compare.models, sizeof recipe.compare.models, "%s", models);
+    snprintf(recipe.compare.output, sizeof recipe.compare.output, "%s", at(output));
+    return recipe;
+}
+
+static void models_of_a_comparison_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        mh_status status;
+        const char *models, *sentence;
+    } wrong[] = {
+        {MH_EVALUE, "", "no models are named"},
+        {MH_EVALUE, "dense,smoe", "model smoe: model.preset must be one of"},
+        {MH_EVALUE, "dense, dense train.rate=1", "two models are called dense"},
+        {MH_EVALUE, "a/b=dense", "\"a/b\" cannot be the name of a model"},
+        {MH_EVALUE, "dense,", "\"\" cannot be the name"},
+        {MH_EVALUE, "a=dense moe.heads", "model a: \"moe.heads\" is no setting"},
+        {MH_EVALUE, "a=dense moe.head=3", "model a: moe.head must be one of auto, off, on"},
+        {MH_EVALUE, "a=mhmoe-h2 moe.haeds=3", "moe.heads"},
+        {MH_EVALUE, "dense,b=dense train.warmup=6", "model b: train.warmup 6 leaves none"},
+        {MH_EMISMATCH, "dense,b=dense data.train=tiny",
+         "model b cannot be compared with the others: its data.train"},
+        {MH_EMISMATCH, "dense,b=dense train.batch=8", "its train.batch is 8 and theirs 4"},
+        {MH_EMISMATCH, "dense,b=dense train.sequence=16", "its train.sequence is 16 and theirs 32"},
+        {MH_EMISMATCH, "dense,b=dense train.data_seed=5", "its train.data_seed is 5 and theirs 1"},
+        {MH_EMISMATCH, "dense,b=dense model.vocab=300",
+         "model b: model.vocab is 300, but the data's tokenizer"},
+    };
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        mh_recipe recipe = comparison_recipe("unused", wrong[i].models);
+        mh_arm *arms;
+        int count;
+        FAILS(wrong[i].status, wrong[i].sentence, mh_arms_read(&arms, &count, &recipe, batches));
+        free(arms);
+    }
+    mh_batches_close(batches);
+}
+
+static void models_take_settings_of_their_own(void **state)
+{
+    (void)state;
+    mh_recipe recipe =
+        comparison_recipe("unused", " dense ,smoe-top1, plain=mhmoe-h2  moe.head=off moe.merge=off");
+    mh_batches *batches;
+    mh_arm *arm;
+    int count;
+    OK(mh_recipe_data(&recipe, &batches));
+    OK(mh_arms_read(&arm, &count, &recipe, batches));
+    assert_int_equal(count, 3);
+    assert_string_equal(arm[1].name, "smoe-top1");
+    assert_string_equal(arm[2].name, "plain");
+    assert_int_equal(arm[0].recipe.model.moe.experts, 0);
+    assert_int_equal(arm[2].recipe.model.moe.head, MH_OFF);
+    assert_int_equal(arm[2].recipe.model.moe.heads, 2);
+    assert_true(arm[2].flops.head_merge == 0 && arm[2].flops.experts < arm[1].flops.experts);
+    assert_string_equal(arm[2].recipe.compare.models, ""); /* a run has no comparison in it */
+    free(arm);
+
+    /* Matched, the experts get what head and merge layers left. */
+    set(&recipe, "compare.match=params,flops");
+    OK(mh_arms_read(&arm, &count, &recipe, batches));
+    assert_int_equal(arm[1].recipe.model.moe.ffn_dim, 64);
+    assert_int_equal(arm[2].recipe.model.moe.ffn_dim, 32); /* two heads, two choices: half of 64 each */
+    assert_int_equal(arm[2].recipe.model.moe.experts, 16); /* of half the width in and half within */
+    assert_true(arm[2].flops.experts == arm[1].flops.experts);
+    assert_int_equal(arm[2].params.experts, arm[1].params.experts);
+    OK(mh_recipe_resolve(&arm[2].recipe, NULL));
+    free(arm);
+
+    set(&recipe, "compare.match=flops");
+    snprintf(recipe.compare.models, sizeof recipe.compare.models, "small=smoe-top1 moe.ffn_dim=8,mhmoe-h2");
+    FAILS(MH_EVALUE, "model mhmoe-h2 cannot match the FLOPs of small",
+          mh_arms_read(&arm, &count, &recipe, batches));
+    free(arm);
+    mh_batches_close(batches);
+}
+
+static int64_t steps_of(const char *budget)
+{
+    mh_recipe recipe = tiny_recipe("unused");
+    mh_budget what;
+    snprintf(recipe.compare.budget, sizeof recipe.compare.budget, "%s", budget);
+    mh_arm arm = {.recipe = recipe, .tokens = 128, .flops.training = 1000, .update_seconds = 0.5};
+    arm.recipe.model.vocab = 384;
+    OK(mh_budget_read(&what, &recipe));
+    OK(mh_arm_set_length(&arm, &what));
+    return arm.recipe.train.steps;
+}
+
+static void budgets_buy_updates(void **state)
+{
+    (void)state;
+    assert_int_equal(steps_of(""), 6);
+    assert_int_equal(steps_of("steps=17"), 17);
+    assert_int_equal(steps_of("tokens=1.28e4"), 100);
+    assert_int_equal(steps_of("flops=1e6"), 8); /* 7.8 */
+    assert_int_equal(steps_of("seconds=60"), 120);
+    static const char *const wrong[] = {"hours=3", "steps=0", "steps=-1", "steps=x", "17", "steps"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        mh_recipe recipe = tiny_recipe("unused");
+        mh_budget what;
+        snprintf(recipe.compare.budget, sizeof recipe.compare.budget, "%s", wrong[i]);
+        FAILS(MH_EVALUE, "compare.budget is steps=N", mh_budget_read(&what, &recipe));
+    }
+}
+
+/* The order of the data is a function of data_seed, the first weights of seed. */
+static void seeds_of_weights_and_data_are_apart(void **state)
+{
+    (void)state;
+    int32_t token[3][32], target[32];
+    static const char *const seeds[3][2] = {{"train.seed=1", "train.data_seed=9"},
+                                            {"train.seed=2", "train.data_seed=9"},
+                                            {"train.seed=2", "train.data_seed=-1"}};
+    for (int i = 0; i < 3; i++) {
+        mh_recipe recipe = tiny_recipe("unused");
+        mh_batches *batches;
+        set(&recipe, seeds[i][0]);
+        set(&recipe, seeds[i][1]);
+        OK(mh_recipe_data(&recipe, &batches));
+        OK(mh_recipe_resolve(&recipe, batches));
+        mh_batches_get(batches, 3, token[i], target, NULL);
+        mh_batches_close(batches);
+        assert_int_equal(recipe.train.data_seed, i < 2 ? 9 : 2);
+    }
+    assert_memory_equal(token[0], token[1], sizeof token[0]);
+    assert_memory_not_equal(token[0], token[2], sizeof token[0]);
+}
+
+/* Stops once it has seen so many updates. */
+typedef struct {
+    int updates, stop_at, finished, failed;
+    volatile int stop;
+} compare_watcher;
+
+static void count_update(void *context, const mh_comparison *comparison, const mh_train_log *log)
+{
+    (void)comparison, (void)log;
+    compare_watcher *w = context;
+    w->stop = ++w->updates == w->stop_at;
+}
+
+static void count_run(void *context, const mh_comparison *comparison, const mh_compare_run *run)
+{
+    (void)comparison;
+    compare_watcher *w = context;
+    w->finished += run->state == MH_RUN_FINISHED;
+    w->failed += run->state == MH_RUN_FAILED;
+}
+
+static mh_status compare(mh_recipe recipe, bool resume, compare_watcher *w, json_t **result)
+{
+    mh_compare_watch watch = {.context = w, .step = count_update, .run = count_run, .stop = &w->stop};
+    return mh_compare(&recipe, resume, &watch, result);
+}
+
+static const json_t *model_of(const json_t *result, int index)
+{
+    return json_array_get(json_object_get(result, "models"), (size_t)index);
+}
+
+static double final_loss(const json_t *model, int run)
+{
+    const json_t *runs = json_object_get(model, "runs");
+    return json_number_value(
+        json_object_get(json_object_get(json_array_get(runs, (size_t)run), "loss"), "valid"));
+}
+
+static void a_comparison_pairs_by_seed(void **state)
+{
+    (void)state;
+    compare_watcher w = {0};
+    json_t *result;
+    OK(compare(comparison_recipe("compared", "dense,smoe-top1"), false, &w, &result));
+    assert_int_equal(w.updates, 4 * 6);
+    assert_int_equal(w.finished, 4);
+    const json_t *dense = model_of(result, 0), *smoe = model_of(result, 1);
+    double difference[2], value[2];
+    for (int i = 0; i < 2; i++) {
+        value[i] = exp(final_loss(smoe, i));
+        difference[i] = value[i] - exp(final_loss(dense, i));
+    }
+    assert_true(value[0] != value[1]);
+    const json_t *measure = json_object_get(json_object_get(smoe, "perplexity"), "valid");
+    double low = json_number_value(json_object_get(measure, "low"));
+    double high = json_number_value(json_object_get(measure, "high"));
+    double middle = (difference[0] + difference[1]) / 2, half = 12.7062 * fabs(difference[0] - middle);
+    assert_true(fabs(json_number_value(json_object_get(measure, "mean")) - (value[0] + value[1]) / 2) < 1e-9);
+    assert_true(fabs((low + high) / 2 - middle) < 1e-9);
+    assert_true(fabs((high - low) / 2 - half) < 1e-4 * half);
+    assert_true(json_is_boolean(json_object_get(measure, "inside_noise")));
+    assert_true(json_is_true(json_object_get(measure, "inside_noise")) == (low <= 0 && high >= 0));
+
+    /* The loss that others are to reach is the baseline's own: it gets there with its last update at the
+     * latest. */
+    double target = json_number_value(json_object_get(result, "baseline_loss"));
+    assert_true(fabs(target - (final_loss(dense, 0) + final_loss(dense, 1)) / 2) < 1e-12);
+    const json_t *reached = json_object_get(dense, "baseline_loss");
+    assert_true(json_is_true(json_object_get(reached, "reached")));
+    assert_true(json_number_value(json_object_get(reached, "updates")) <= 6);
+    json_decref(result);
+
+    /* Runs are what `mhmoe train` makes of their recipes. */
+    mh_recipe alone;
+    OK(mh_recipe_read(&alone, at("compared/smoe-top1/seed-2/recipe.yaml"), NULL, 0));
+    assert_int_equal(alone.train.seed, 2);
+    assert_int_equal(alone.train.data_seed, 1);
+    snprintf(alone.train.run, sizeof alone.train.run, "%s", at("alone"));
+    run_new(alone);
+    same_checkpoint("compared/smoe-top1/seed-2", "alone", 6);
+    FAILS(MH_ESTATE, "is in this folder already",
+          compare(comparison_recipe("compared", "dense"), false, &w, &result));
+}
+
+static void a_stopped_comparison_goes_on(void **state)
+{
+    (void)state;
+    json_t *result;
+    compare_watcher first = {.stop_at = 15}, rest = {0};
+    mh_recipe recipe = comparison_recipe("interrupted", "dense,smoe-top1");
+    FAILS(MH_EINTERRUPTED, "dense, seed 2: stopped after step 3 of 6",
+          compare(recipe, false, &first, &result));
+    assert_non_null(result);
+    assert_int_equal(json_integer_value(json_object_get(result, "finished")), 2);
+    json_decref(result);
+    OK(compare(recipe, true, &rest, &result));
+    assert_int_equal(rest.updates, 24 - 15);
+    json_decref(result);
+    same_checkpoint("compared/smoe-top1/seed-2", "interrupted/smoe-top1/seed-2", 6);
+    same_checkpoint("compared/dense/seed-2", "interrupted/dense/seed-2", 6);
+
+    /* What is finished is of these settings alone. */
+    set(&recipe, "compare.budget=steps=7");
+    FAILS(MH_EMISMATCH, "train.steps may not change", compare(recipe, true, &rest, &result));
+    json_decref(result);
+}
+
+static void a_model_that_fails_leaves_the_others(void **state)
+{
+    (void)state;
+    json_t *result;
+    compare_watcher w = {0};
+    mh_recipe recipe = comparison_recipe(
+        "failing",
+        "dense, wild=smoe-top1 train.rate=10 train.min_rate=10 train.clip=0 train.decay=10,mhmoe-h2");
+    set(&recipe, "train.steps=40");
+    set(&recipe, "train.eval_every=0");
+    set(&recipe, "compare.seeds=1");
+    OK(compare(recipe, false, &w, &result));
+    assert_int_equal(w.finished, 2);
+    assert_int_equal(w.failed, 1);
+    assert_int_equal(json_integer_value(json_object_get(result, "failed")), 1);
+    mh_text text = {0};
+    OK(mh_compare_markdown(result, &text));
+    assert_non_null(strstr(text.data, "wild, seed 1, failed and is in no figure: step "));
+    assert_non_null(strstr(text.data, "One seed gives no interval"));
+    assert_non_null(strstr(text.data, "mhmoe-h2: perplexity"));
+    mh_text_release(&text);
+    json_decref(result);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -973,6 +1269,14 @@ int main(void)
         cmocka_unit_test(micro_batches_add_up),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bytes),
         cmocka_unit_test(a_tiny_corpus_is_learnt_by_heart),
+        cmocka_unit_test(students_t_agrees_with_the_tables),
+        cmocka_unit_test(models_of_a_comparison_are_refused_by_name),
+        cmocka_unit_test(models_take_settings_of_their_own),
+        cmocka_unit_test(budgets_buy_updates),
+        cmocka_unit_test(seeds_of_weights_and_data_are_apart),
+        cmocka_unit_test(a_comparison_pairs_by_seed), /* its runs are what the next compares with */
+        cmocka_unit_test(a_stopped_comparison_goes_on),
+        cmocka_unit_test(a_model_that_fails_leaves_the_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

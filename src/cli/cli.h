@@ -21,6 +21,7 @@ int cli_dispatch(const char *program, const cli_command *commands, int count, in
 int cli_tokenizer(int argc, char **argv);
 int cli_data(int argc, char **argv);
 int cli_train(int argc, char **argv);
+int cli_compare(int argc, char **argv);
 int cli_eval(int argc, char **argv);
 int cli_report_page(int argc, char **argv);
 int cli_generate(int argc, char **argv);
@@ -97,6 +98,7 @@ typedef struct {
     double started, first; /* when this `what` began, and its first `done` (not 0 after a resume) */
     double shown;          /* when last drawn */
     bool terminal, drawn;
+    bool no_rate; /* what is done has no unit that people know */
 } cli_bar;
 
 void cli_bar_init(cli_bar *bar);

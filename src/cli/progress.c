@@ -32,7 +32,7 @@ static void describe(char out[256], const cli_bar *bar, double done, double tota
     double seconds = now - bar->started, rate = (done - bar->first) / seconds;
     int n = total > 0 ? snprintf(out, 256, "%3.0f %%", 100 * done / total)
                       : snprintf(out, 256, "%s", cli_count(done, count));
-    if (rate > 0)
+    if (rate > 0 && !bar->no_rate)
         n += snprintf(out + n, 256 - n, "  %s/s", cli_count(rate, count));
     if (rate > 0 && total > 0)
         n += snprintf(out + n, 256 - n, "  %s left", cli_duration((total - done) / rate, time));
@@ -67,8 +67,9 @@ void cli_bar_report(void *context, const char *what, double done, double total, 
     double now = mh_seconds();
     if (bar->what == NULL || strcmp(bar->what, what) != 0) {
         cli_bar_clear(bar);
-        *bar =
-            (cli_bar){.what = what, .started = now, .first = done, .shown = now, .terminal = bar->terminal};
+        bar->what = what;
+        bar->started = bar->shown = now;
+        bar->first = done;
     }
     double interval = bar->terminal ? BAR_INTERVAL : LINE_INTERVAL;
     if (now - bar->started < QUIET || now - bar->shown < interval)

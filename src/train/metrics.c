@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -178,6 +179,58 @@ mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step)
     if (status != MH_OK)
         mh_metrics_close(metrics);
     return status;
+}
+
+/* Adds the evaluation of a line, in place of an earlier one of the same step: that was made again. */
+static mh_status add_point(mh_text *points, const json_t *line)
+{
+    const json_t *step = json_object_get(line, "step"), *loss = json_object_get(line, "valid_loss");
+    if (!json_is_integer(step) || !json_is_number(loss))
+        return MH_OK;
+    mh_point point = {json_integer_value(step), json_number_value(loss)}, last;
+    if (points->length > 0) {
+        memcpy(&last, points->data + points->length - sizeof last, sizeof last);
+        if (point.step < last.step)
+            return MH_OK;
+        if (point.step == last.step)
+            points->length -= sizeof last;
+    }
+    return mh_text_add(points, &point, sizeof point);
+}
+
+mh_status mh_curve_read(mh_curve *curve, const char *run)
+{
+    *curve = (mh_curve){0};
+    char path[MH_PATH];
+    mh_map map;
+    mh_text points = {0};
+    MH_TRY(mh_path_join(path, run, METRICS_FILE));
+    MH_TRY(mh_map_open(&map, path));
+    mh_status status = MH_OK;
+    for (size_t at = 0; status == MH_OK && at < map.size;) {
+        const char *line = (const char *)map.data + at, *end = memchr(line, '\n', map.size - at);
+        json_t *json;
+        if (end == NULL) /* a kill left it unfinished */
+            break;
+        status = mh_json_parse(&json, line, (size_t)(end - line), path);
+        if (status == MH_OK)
+            status = add_point(&points, json);
+        json_decref(json);
+        at += (size_t)(end - line) + 1;
+    }
+    mh_map_close(&map);
+    if (status != MH_OK) {
+        mh_text_release(&points);
+        return status;
+    }
+    *curve = (mh_curve){(mh_point *)points.data, (int)(points.length / sizeof *curve->point)};
+    return MH_OK;
+}
+
+void mh_curve_release(mh_curve *curve)
+{
+    free(curve->point);
+    *curve = (mh_curve){0};
 }
 
 void mh_metrics_close(mh_metrics *metrics)

@@ -3,10 +3,11 @@
 
 #include <string.h>
 
-#define DATA(field)  offsetof(mh_data_config, field)
-#define TRAIN(field) offsetof(mh_train_config, field)
-#define COUNT(rows)  (int)(sizeof rows / sizeof *rows)
-#define EXACT        9007199254740991.0 /* 2^53 - 1: whole numbers up to here survive a double */
+#define DATA(field)    offsetof(mh_data_config, field)
+#define TRAIN(field)   offsetof(mh_train_config, field)
+#define COMPARE(field) offsetof(mh_compare_config, field)
+#define COUNT(rows)    (int)(sizeof rows / sizeof *rows)
+#define EXACT          9007199254740991.0 /* 2^53 - 1: whole numbers up to here survive a double */
 
 static const mh_option data_rows[] = {
     {"train", "", "folders made by 'mhmoe data build': \"a\", or a mixture \"a=0.7, b=0.3\"",
@@ -22,7 +23,8 @@ static const mh_option train_rows[] = {
      NULL, MH_OPTION_RESUME},
     {"precision", "f32", "of weights, activations and gradients; sums and moments are f32 in both",
      MH_OPTION_CHOICE, TRAIN(precision), 0, 0, "f32|bf16", 0},
-    {"seed", "1", "of the first weights, the order of the data and dropout", MH_OPTION_INT, TRAIN(seed), 0,
+    {"seed", "1", "of the first weights and of dropout", MH_OPTION_INT, TRAIN(seed), 0, EXACT, NULL, 0},
+    {"data_seed", "-1", "of the order of the data; -1: train.seed", MH_OPTION_INT, TRAIN(data_seed), -1,
      EXACT, NULL, 0},
     {"steps", "1000", "number of updates", MH_OPTION_INT, TRAIN(steps), 1, 1e12, NULL, 0},
     {"batch", "32", "sequences in an update", MH_OPTION_INT, TRAIN(batch), 1, 1 << 24, NULL, 0},
@@ -58,11 +60,33 @@ static const mh_option train_rows[] = {
      MH_OPTION_RESUME},
 };
 
+/* The keys of a run may not change when it is resumed; to a comparison, models and seeds may be added. */
+static const mh_option compare_rows[] = {
+    {"models", "", "what 'mhmoe compare' trains: presets, or NAME=PRESET KEY=VALUE ..., with commas between",
+     MH_OPTION_STRING, COMPARE(models), 0, 0, NULL, MH_OPTION_RESUME},
+    {"baseline", "", "the model that the others are compared with; empty: the first", MH_OPTION_STRING,
+     COMPARE(baseline), 0, 0, NULL, MH_OPTION_RESUME},
+    {"seeds", "3", "runs of each model: train.seed, train.seed + 1, ...", MH_OPTION_INT, COMPARE(seeds), 1,
+     1000, NULL, MH_OPTION_RESUME},
+    {"match", "off",
+     "what models with experts get in common with the first of them: FLOPs by the experts' width, parameters "
+     "by their number",
+     MH_OPTION_CHOICE, COMPARE(match), 0, 0, "off|params|flops|params,flops", MH_OPTION_RESUME},
+    {"budget", "", "length of a run: steps=N, tokens=N, flops=N or seconds=N; empty: train.steps",
+     MH_OPTION_STRING, COMPARE(budget), 0, 0, NULL, MH_OPTION_RESUME},
+    {"valid", "", "texts that are measured at the end beside the validation part: \"NAME=PATH, ...\"",
+     MH_OPTION_STRING, COMPARE(valid), 0, 0, NULL, MH_OPTION_RESUME},
+    {"output", "", "the folder of all runs; empty: train.run with -compare behind it", MH_OPTION_STRING,
+     COMPARE(output), 0, 0, NULL, MH_OPTION_RESUME},
+};
+
 static const mh_section sections[] = {
     {"model", "the decoder", mh_model_rows, MH_MODEL_ROWS, offsetof(mh_recipe, model)},
     {"moe", "its feed-forward layers", mh_moe_rows, MH_MOE_ROWS, offsetof(mh_recipe, model.moe)},
     {"data", "what it learns from", data_rows, COUNT(data_rows), offsetof(mh_recipe, data)},
     {"train", "how it learns", train_rows, COUNT(train_rows), offsetof(mh_recipe, train)},
+    {"compare", "models that are trained alike", compare_rows, COUNT(compare_rows),
+     offsetof(mh_recipe, compare)},
 };
 const mh_options mh_recipe_options = {sections, COUNT(sections)};
 
@@ -94,13 +118,18 @@ int64_t mh_recipe_length(const mh_recipe *recipe)
     return recipe->train.sequence ? recipe->train.sequence : recipe->model.context;
 }
 
+int64_t mh_recipe_data_seed(const mh_recipe *recipe)
+{
+    return recipe->train.data_seed >= 0 ? recipe->train.data_seed : recipe->train.seed;
+}
+
 mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches)
 {
     *batches = NULL;
     if (!recipe->data.train[0])
         return mh_fail(MH_EVALUE, "data.train is not set; name a folder made by 'mhmoe data build'");
     return mh_batches_open(batches, recipe->data.train, "train", mh_recipe_length(recipe),
-                           (uint64_t)recipe->train.seed, NULL);
+                           (uint64_t)mh_recipe_data_seed(recipe), NULL);
 }
 
 static mh_status take_from_data(mh_config *model, const mh_batches *batches)
@@ -150,6 +179,7 @@ mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches)
         MH_TRY(take_from_data(&recipe->model, batches));
     MH_TRY(mh_config_resolve(&recipe->model));
     recipe->train.sequence = mh_recipe_length(recipe);
+    recipe->train.data_seed = mh_recipe_data_seed(recipe);
     if (recipe->train.sequence > recipe->model.context)
         return mh_fail(MH_EVALUE,
                        "train.sequence %lld is over model.context %lld; lower the one or raise the other",
@@ -190,8 +220,16 @@ mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17])
     return status;
 }
 
-/* The value of "section.key" as JSON writes it. */
-static mh_status add_value(mh_text *text, const mh_recipe *recipe, const char *key)
+void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *tokenizer, char identity[17])
+{
+    char text[256];
+    int length = snprintf(text, sizeof text, "%s %lld %lld %.17g", mh_tokenizer_hash(tokenizer),
+                          (long long)mh_batches_sequences(batches), (long long)mh_batches_tokens(batches),
+                          mh_batches_bytes_per_token(batches));
+    mh_hash_text(mh_hash(text, (size_t)length), identity);
+}
+
+mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *text)
 {
     mh_status status = MH_OK;
     for (int s = 0; s < COUNT(sections) && status == MH_OK; s++) {
@@ -213,9 +251,9 @@ mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path)
     if (!mh_options_conflict(&mh_recipe_options, &was, recipe, key))
         return MH_OK;
     mh_text before = {0}, now = {0};
-    mh_status status = add_value(&before, &was, key);
+    mh_status status = mh_recipe_value(&was, key, &before);
     if (status == MH_OK)
-        status = add_value(&now, recipe, key);
+        status = mh_recipe_value(recipe, key, &now);
     if (status == MH_OK)
         status =
             mh_fail(MH_EMISMATCH,

@@ -31,6 +31,18 @@ size_t mh_train_bytes(const mh_recipe *recipe)
            mh_pass_bytes(&recipe->model, (mh_precision)c->precision, pass_shape(c));
 }
 
+mh_status mh_train_check_memory(const mh_recipe *recipe)
+{
+    double needed = (double)mh_train_bytes(recipe), available = (double)mh_memory_available(), mib = 1 << 20;
+    if (needed <= available)
+        return MH_OK;
+    return mh_fail(
+        MH_EMEMORY,
+        "this run needs %.0f MiB of memory and %.0f MiB are free; lower train.micro_batch (now %lld) "
+        "or model.dim, or set train.precision bf16",
+        needed / mib, available / mib, (long long)recipe->train.micro_batch);
+}
+
 mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, mh_model *model, const mh_batches *batches)
 {
     *step = (mh_step){.recipe = recipe, .model = model, .batches = batches};

@@ -15,22 +15,34 @@ typedef struct {
 } mh_data_config;
 
 typedef struct {
-    char run[MH_OPTION_TEXT];                          /* the run folder */
-    int precision;                                     /* mh_precision */
-    int64_t seed, steps, batch, micro_batch, sequence; /* batch: sequences an update; micro_batch: a pass */
-    int schedule;                                      /* mh_schedule_kind */
+    char run[MH_OPTION_TEXT];                    /* the run folder */
+    int precision;                               /* mh_precision */
+    int64_t seed, data_seed;                     /* of weights and dropout; of the order of the data */
+    int64_t steps, batch, micro_batch, sequence; /* batch: sequences an update; micro_batch: a pass */
+    int schedule;                                /* mh_schedule_kind */
     double rate, min_rate, beta1, beta2, eps, decay, clip; /* clip 0: none */
     int64_t warmup, decay_steps;                           /* decay_steps: length of WSD's last phase */
     int64_t log_every, eval_every, eval_sequences, checkpoint_every, keep; /* 0: see the rows' help */
 } mh_train_config;
 
+typedef enum { MH_MATCH_OFF, MH_MATCH_PARAMS, MH_MATCH_FLOPS, MH_MATCH_BOTH } mh_match;
+
+/* Of a comparison; see compare.c. A run keeps the defaults. */
+typedef struct {
+    char models[MH_OPTION_TEXT], baseline[MH_OPTION_TEXT];
+    int64_t seeds;
+    int match; /* mh_match */
+    char budget[MH_OPTION_TEXT], valid[MH_OPTION_TEXT], output[MH_OPTION_TEXT];
+} mh_compare_config;
+
 typedef struct {
     mh_config model;
     mh_data_config data;
     mh_train_config train;
+    mh_compare_config compare;
 } mh_recipe;
 
-/* Sections model, moe, data, train. */
+/* Sections model, moe, data, train, compare. */
 extern const mh_options mh_recipe_options;
 
 /* Defaults, then the YAML file (may be NULL), then `sets` ("key=value"). An empty train.run becomes
@@ -39,6 +51,9 @@ mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const 
 
 /* Tokens of a training sequence: train.sequence, or model.context. */
 int64_t mh_recipe_length(const mh_recipe *recipe);
+
+/* Seed of the order of the data: train.data_seed, or train.seed. */
+int64_t mh_recipe_data_seed(const mh_recipe *recipe);
 
 /* Opens the training part of the recipe's data. */
 mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches);
@@ -50,6 +65,12 @@ mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches);
 /* The recipe with every key that may change on resume at its default: what decides the bits. And its hash. */
 mh_status mh_recipe_essence(const mh_recipe *recipe, mh_recipe *essence);
 mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17]);
+
+/* Hash of what the order of the data depends on, the recipe apart: a rebuilt folder must not go unnoticed. */
+void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *tokenizer, char identity[17]);
+
+/* Adds the value of "section.key" as JSON writes it. */
+mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *text);
 
 /* Refuses, by name and with both values, the first key that differs from the run's recipe.yaml at `path` and
  * may not change when the run is resumed. */
@@ -111,6 +132,9 @@ mh_status mh_step_check(const mh_step *step, int64_t number, const char *what, d
 
 /* Bytes a run of a resolved recipe will take: parameters, gradients, moments, activations, evaluation. */
 size_t mh_train_bytes(const mh_recipe *recipe);
+
+/* Refuses a run that needs more than is free. */
+mh_status mh_train_check_memory(const mh_recipe *recipe);
 
 /* ---- state.c: a training checkpoint, RUN/checkpoints/step-000100 --------------------------------------- */
 
@@ -185,6 +209,20 @@ mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step);
 mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log);
 void mh_metrics_close(mh_metrics *metrics);
 
+/* The evaluations in RUN's log, in rising order of step. */
+typedef struct {
+    int64_t step;
+    double loss;
+} mh_point;
+
+typedef struct {
+    mh_point *point;
+    int count;
+} mh_curve;
+
+mh_status mh_curve_read(mh_curve *curve, const char *run);
+void mh_curve_release(mh_curve *curve);
+
 /* ---- trainer.c: the loop ------------------------------------------------------------------------------- */
 
 /* Told before the first step. */
@@ -214,5 +252,109 @@ typedef enum { MH_TRAIN_NEW, MH_TRAIN_RESUME } mh_train_mode;
  * the recipe. Ends with MH_OK, or with MH_EINTERRUPTED after a clean stop with a checkpoint; an evaluation
  * that was stopped is made again when the run is resumed. */
 mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *init_from, const mh_train_watch *watch);
+
+/* ---- statistics.c: means over seeds -------------------------------------------------------------------- */
+
+double mh_mean(const double *value, int count);
+double mh_standard_error(const double *value, int count); /* of their mean; NaN below two values */
+
+/* Student's t: the interval mean -+ mh_student(count - 1, 0.95) * standard error holds the true mean with
+ * this confidence. */
+double mh_student(int freedom, double confidence);
+
+/* ---- arms.c: the models of a comparison ---------------------------------------------------------------- */
+
+#define MH_ARM_NAME 64
+
+typedef struct {
+    char name[MH_ARM_NAME]; /* fit for a folder */
+    mh_recipe recipe;       /* resolved; seed and run folder are those of the comparison */
+    mh_counts params;
+    mh_flops flops;        /* of a token */
+    size_t memory;         /* mh_train_bytes */
+    double update_seconds; /* median; 0 before mh_arms_time */
+    double tokens;         /* of an update */
+} mh_arm;
+
+/* Reads recipe->compare.models, resolves each model on `data` and matches it as compare.match says. Refuses,
+ * by name, what cannot be compared: other data, batches or sequences. The caller frees *arms. */
+mh_status mh_arms_read(mh_arm **arms, int *count, const mh_recipe *recipe, const mh_batches *data);
+
+/* What compare.budget says. */
+typedef struct {
+    enum { MH_BUDGET_STEPS, MH_BUDGET_TOKENS, MH_BUDGET_FLOPS, MH_BUDGET_SECONDS } kind;
+    double amount;
+} mh_budget;
+
+/* Empty: train.steps. */
+mh_status mh_budget_read(mh_budget *budget, const mh_recipe *recipe);
+
+/* Sets train.steps to what the budget buys, at least 1; of seconds, by update_seconds. */
+mh_status mh_arm_set_length(mh_arm *arm, const mh_budget *budget);
+
+/* ---- speed.c: how long an update takes ----------------------------------------------------------------- */
+
+/* Sets each arm's update_seconds: the median of updates in short runs that take turns (A B C A B C), because
+ * the machine drifts. Kept in the file `path`, and taken from there if it has all arms. */
+mh_status mh_arms_time(mh_arm *arms, int count, const mh_batches *data, const char *path,
+                       const mh_progress *progress);
+
+/* ---- compare.c: all models with all seeds -------------------------------------------------------------- */
+
+typedef enum { MH_RUN_WAITING, MH_RUN_FINISHED, MH_RUN_FAILED } mh_run_state;
+
+typedef struct {
+    int arm;
+    int64_t seed;
+    char folder[MH_PATH];
+    mh_run_state state;
+    char message[512]; /* why it failed */
+    double *loss;      /* [sets] nats a token at the end */
+} mh_compare_run;
+
+/* Text that perplexity is measured on. The first is the validation part, as the runs' evaluations see it. */
+typedef struct {
+    char name[MH_ARM_NAME];
+    char path[MH_PATH]; /* empty for the first */
+} mh_compare_set;
+
+typedef struct {
+    mh_recipe recipe;
+    char folder[MH_PATH];
+    char data[17]; /* identity of the training data */
+    mh_arm *arm;
+    mh_compare_set *set;
+    mh_compare_run *run; /* seed by seed, so that a comparison that is stopped has whole pairs */
+    int arms, baseline, sets, runs;
+    int current;        /* the run that is being trained */
+    double done, total; /* seconds of training by update_seconds: of finished runs, and of all */
+} mh_comparison;
+
+/* Every function may be NULL. */
+typedef struct {
+    void *context;
+    void (*plan)(void *context, const mh_comparison *comparison);
+    void (*step)(void *context, const mh_comparison *comparison, const mh_train_log *log); /* every update */
+    void (*log)(void *context, const mh_comparison *comparison, const mh_train_log *log);
+    void (*run)(void *context, const mh_comparison *comparison, const mh_compare_run *run); /* at its end */
+    void (*message)(void *context, const char *sentence);
+    void (*progress)(void *context, const char *what, double done, double total, const char *note);
+    const volatile int *stop;
+} mh_compare_watch;
+
+/* Trains every model of recipe->compare with every seed, on the same batches in the same order, in
+ * FOLDER/MODEL/seed-N, and writes FOLDER/compare.json and compare.md after each run. With `resume` it goes on
+ * where it was stopped or killed; models and seeds may have been added. A run that fails does not keep the
+ * others from being trained, and is tried again on resume. *result is the content of compare.json, or NULL
+ * where there is none; the caller owns it. */
+mh_status mh_compare(const mh_recipe *recipe, bool resume, const mh_compare_watch *watch, json_t **result);
+
+/* ---- results.c: what came out, as numbers and in words ------------------------------------------------- */
+
+/* The content of compare.json (docs/formats.md): what the finished runs say. The caller owns *json. */
+mh_status mh_compare_results(const mh_comparison *comparison, json_t **json);
+
+/* compare.md from it. */
+mh_status mh_compare_markdown(const json_t *results, mh_text *out);
 
 #endif

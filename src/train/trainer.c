@@ -215,32 +215,9 @@ static mh_status open_data(trainer *t)
     MH_TRY(mh_recipe_data(t->recipe, &t->train));
     MH_TRY(mh_tokenizer_load(&t->tokenizer, mh_batches_tokenizer(t->train)));
     MH_TRY(mh_batches_open(&t->valid, data->valid[0] ? data->valid : data->train, "valid",
-                           mh_recipe_length(t->recipe), (uint64_t)t->recipe->train.seed,
+                           mh_recipe_length(t->recipe), (uint64_t)mh_recipe_data_seed(t->recipe),
                            mh_tokenizer_hash(t->tokenizer)));
     return mh_recipe_resolve(t->recipe, t->train);
-}
-
-/* What the order of the data depends on, the recipe apart: a rebuilt folder must not go unnoticed. */
-static void identify_data(const trainer *t, char identity[17])
-{
-    char text[256];
-    int length = snprintf(text, sizeof text, "%s %lld %lld %.17g", mh_tokenizer_hash(t->tokenizer),
-                          (long long)mh_batches_sequences(t->train), (long long)mh_batches_tokens(t->train),
-                          mh_batches_bytes_per_token(t->train));
-    mh_hash_text(mh_hash(text, (size_t)length), identity);
-}
-
-static mh_status check_memory(const trainer *t)
-{
-    double needed = (double)mh_train_bytes(t->recipe), available = (double)mh_memory_available(),
-           mib = 1 << 20;
-    if (needed <= available)
-        return MH_OK;
-    return mh_fail(
-        MH_EMEMORY,
-        "this run needs %.0f MiB of memory and %.0f MiB are free; lower train.micro_batch (now %lld) "
-        "or model.dim, or set train.precision bf16",
-        needed / mib, available / mib, (long long)t->recipe->train.micro_batch);
 }
 
 /* The folder is locked before it is looked into. Without a checkpoint there is nothing to resume, and nothing
@@ -387,11 +364,11 @@ static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
     MH_TRY(open_data(t));
     t->run = t->recipe->train.run;
     MH_TRY(mh_path_join(recipe_path, t->run, "recipe.yaml"));
-    MH_TRY(check_memory(t));
+    MH_TRY(mh_train_check_memory(t->recipe));
     MH_TRY(enter_run(t, mode));
     MH_TRY(create_model(t));
     MH_TRY(mh_recipe_identity(t->recipe, t->state.recipe));
-    identify_data(t, t->state.data);
+    mh_recipe_data_identity(t->train, t->tokenizer, t->state.data);
     MH_TRY(mode == MH_TRAIN_NEW ? begin(t, recipe_path, weights) : resume(t, recipe_path));
     MH_TRY(check_stopped(t));
     return loop(t);
