@@ -1058,6 +1058,34 @@ static void models_take_settings_of_their_own(void **state)
     mh_batches_close(batches);
 }
 
+static void recipes_for_comparisons_have_models(void **state)
+{
+    (void)state;
+    static const char *const recipes[] = {
+        "paper-b-small", "ablation-head-merge", "confounds", "heads", "experts", "overnight"};
+    mh_batches *batches;
+    OK(mh_batches_open(&batches, at("data"), "train", 256, 1, NULL));
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        char path[MH_PATH];
+        mh_recipe recipe;
+        mh_arm *arm;
+        int count;
+        snprintf(path, sizeof path, "%s/../../recipes/%s.yaml", TEST_GOLDEN, recipes[i]);
+        OK(mh_recipe_read(&recipe, path, NULL, 0));
+        OK(mh_arms_read(&arm, &count, &recipe, batches));
+        assert_true(count >= 3);
+        double first = arm[0].flops.forward - arm[0].flops.router;
+        for (int a = 0; a < count; a++) { /* none is favoured, as paper B counts */
+            double ratio = (arm[a].flops.forward - arm[a].flops.router) / first;
+            if (fabs(ratio - 1) > 0.01)
+                fail_msg("%s: %s has %.3f times the FLOPs of %s", recipes[i], arm[a].name, ratio,
+                         arm[0].name);
+        }
+        free(arm);
+    }
+    mh_batches_close(batches);
+}
+
 static int64_t steps_of(const char *budget)
 {
     mh_recipe recipe = tiny_recipe("unused");
@@ -1110,6 +1138,107 @@ static void seeds_of_weights_and_data_are_apart(void **state)
     assert_memory_not_equal(token[0], token[2], sizeof token[0]);
 }
 
+static const json_t *model_of(const json_t *result, int index)
+{
+    return json_array_get(json_object_get(result, "models"), (size_t)index);
+}
+
+/* The loss whose perplexity is that of `loss` and `more`. */
+static double log_of_sum(double loss, double more)
+{
+    return log(exp(loss) + more);
+}
+
+/* A finished run with this log. */
+static void hand_made_run(mh_compare_run *run, int arm, int seed, double *loss, const char *log)
+{
+    char name[32];
+    snprintf(name, sizeof name, "hand/%d/seed-%d", arm, seed);
+    *run = (mh_compare_run){.arm = arm, .seed = seed, .state = MH_RUN_FINISHED, .loss = loss};
+    snprintf(run->folder, sizeof run->folder, "%s", at(name));
+    OK(mh_make_dirs(run->folder));
+    char path[MH_PATH];
+    OK(mh_path_join(path, run->folder, "metrics.jsonl"));
+    OK(mh_file_write(path, log, strlen(log)));
+}
+
+/* Two models, two seeds, and logs whose means are known. */
+static void results_are_what_the_logs_say(void **state)
+{
+    (void)state;
+    static const char *const log[4] = {
+        "{\"step\":0,\"valid_loss\":6}\n{\"step\":10,\"loss\":5}\n{\"step\":100,\"valid_loss\":3.5}\n"
+        "{\"step\":200,\"valid_loss\":3.25}\n",
+        "{\"step\":0,\"valid_loss\":6}\n{\"step\":100,\"valid_loss\":3}\n{\"step\":200,\"valid_loss\":2.75}"
+        "\n",
+        "{\"step\":0,\"valid_loss\":6}\n{\"step\":100,\"valid_loss\":3.5}\n{\"step\":150,\"valid_loss\":9}\n"
+        "{\"step\":200,\"valid_loss\":7}\n{\"step\":200,\"valid_loss\":3.25}\n",
+        "{\"step\":0,\"valid_loss\":6}\n{\"step\":100,\"valid_loss\":3}\n{\"step\":200,\"valid_loss\":2.25}\n"
+        "{\"step\":300,\"valid_lo"};
+    double loss[4] = {3.25, 2.75, 3.25, 2.25};
+    mh_arm arm[2] = {
+        {.name = "base", .tokens = 10, .update_seconds = 0.5, .flops = {.forward = 1e9, .training = 3e9}},
+        {.name = "other", .tokens = 10, .update_seconds = 2, .flops = {.forward = 2e9, .training = 6e9}}};
+    mh_compare_set set = {.name = "valid"};
+    mh_compare_run run[4];
+    mh_comparison c = {.arm = arm, .set = &set, .run = run, .arms = 2, .sets = 1, .runs = 4};
+    c.recipe.compare.seeds = 2;
+    arm[0].recipe.train.steps = arm[1].recipe.train.steps = 200;
+    for (int i = 0; i < 4; i++)
+        hand_made_run(&run[i], i % 2, 1 + i / 2, &loss[i], log[i]);
+    snprintf(c.folder, sizeof c.folder, "%s", at("hand"));
+    json_t *result;
+    OK(mh_compare_results(&c, &result));
+    assert_true(json_number_value(json_object_get(result, "baseline_loss")) == 3.25);
+    /* other: 6, 3, 2.5: at 3.25 between steps 0 and 100, eleven twelfths of the way down */
+    const json_t *reached = json_object_get(model_of(result, 1), "baseline_loss");
+    double updates = 100 * 2.75 / 3;
+    assert_true(fabs(json_number_value(json_object_get(reached, "updates")) - updates) < 1e-9);
+    assert_true(fabs(json_number_value(json_object_get(reached, "seconds")) - 2 * updates) < 1e-9);
+    assert_true(fabs(json_number_value(json_object_get(reached, "flops")) / (6e10 * updates) - 1) < 1e-12);
+    assert_true(json_number_value(json_object_get(json_object_get(model_of(result, 0), "baseline_loss"),
+                                                  "updates")) == 200);
+    json_decref(result);
+
+    /* The other way round the loss is not reached; a run that failed takes its pair with it. */
+    c.baseline = 1;
+    run[3].state = MH_RUN_FAILED;
+    strcpy(run[3].message, "it had to");
+    OK(mh_compare_results(&c, &result));
+    assert_true(json_number_value(json_object_get(result, "baseline_loss")) == 2.75);
+    assert_true(
+        json_is_false(json_object_get(json_object_get(model_of(result, 0), "baseline_loss"), "reached")));
+    mh_text text = {0};
+    OK(mh_compare_markdown(result, &text));
+    static const char *const sentences[] = {
+        "| not reached | not reached |", "* base: perplexity higher by 10.15",
+        "in one pair of runs, which gives no interval", "* base spends 0.50 times the FLOPs of other",
+        "* other, seed 2, failed and is in no figure: it had to."};
+    for (size_t i = 0; i < sizeof sentences / sizeof *sentences; i++)
+        if (strstr(text.data, sentences[i]) == NULL)
+            fail_msg("no \"%s\" in:\n%s", sentences[i], text.data);
+    mh_text_release(&text);
+    json_decref(result);
+
+    /* Differences of 10 and of 0.1 are noise, of 10 and 10 are not. */
+    run[3].state = MH_RUN_FINISHED;
+    loss[0] = log_of_sum(loss[1], 10);
+    loss[2] = log_of_sum(loss[3], 0.1);
+    OK(mh_compare_results(&c, &result));
+    OK(mh_compare_markdown(result, &text));
+    assert_non_null(strstr(text.data,
+                           "* base: its difference from other on valid, +5.05, is inside the noise: the "
+                           "interval -57.85 to +67.95 contains 0."));
+    mh_text_release(&text);
+    json_decref(result);
+    loss[2] = log_of_sum(loss[3], 10.02);
+    OK(mh_compare_results(&c, &result));
+    OK(mh_compare_markdown(result, &text));
+    assert_non_null(strstr(text.data, "* base: perplexity higher by 10.01 than other's on valid"));
+    mh_text_release(&text);
+    json_decref(result);
+}
+
 /* Stops once it has seen so many updates. */
 typedef struct {
     int updates, stop_at, finished, failed;
@@ -1135,11 +1264,6 @@ static mh_status compare(mh_recipe recipe, bool resume, compare_watcher *w, json
 {
     mh_compare_watch watch = {.context = w, .step = count_update, .run = count_run, .stop = &w->stop};
     return mh_compare(&recipe, resume, &watch, result);
-}
-
-static const json_t *model_of(const json_t *result, int index)
-{
-    return json_array_get(json_object_get(result, "models"), (size_t)index);
 }
 
 static double final_loss(const json_t *model, int run)
@@ -1191,6 +1315,8 @@ static void a_comparison_pairs_by_seed(void **state)
     snprintf(alone.train.run, sizeof alone.train.run, "%s", at("alone"));
     run_new(alone);
     same_checkpoint("compared/smoe-top1/seed-2", "alone", 6);
+    FAILS(MH_ESTATE, "this is the folder of a single run",
+          compare(comparison_recipe("alone", "dense"), true, &w, &result));
     FAILS(MH_ESTATE, "is in this folder already",
           compare(comparison_recipe("compared", "dense"), false, &w, &result));
 }
@@ -1212,7 +1338,14 @@ static void a_stopped_comparison_goes_on(void **state)
     same_checkpoint("compared/smoe-top1/seed-2", "interrupted/smoe-top1/seed-2", 6);
     same_checkpoint("compared/dense/seed-2", "interrupted/dense/seed-2", 6);
 
-    /* What is finished is of these settings alone. */
+    /* A finished run is taken from its result, and not made again. */
+    rest = (compare_watcher){0};
+    OK(mh_remove_tree(at("interrupted/dense/seed-1/checkpoints")));
+    OK(compare(recipe, true, &rest, &result));
+    assert_int_equal(rest.updates, 0);
+    json_decref(result);
+
+    /* It is of these settings alone. */
     set(&recipe, "compare.budget=steps=7");
     FAILS(MH_EMISMATCH, "train.steps may not change", compare(recipe, true, &rest, &result));
     json_decref(result);
@@ -1272,8 +1405,10 @@ int main(void)
         cmocka_unit_test(students_t_agrees_with_the_tables),
         cmocka_unit_test(models_of_a_comparison_are_refused_by_name),
         cmocka_unit_test(models_take_settings_of_their_own),
+        cmocka_unit_test(recipes_for_comparisons_have_models),
         cmocka_unit_test(budgets_buy_updates),
         cmocka_unit_test(seeds_of_weights_and_data_are_apart),
+        cmocka_unit_test(results_are_what_the_logs_say),
         cmocka_unit_test(a_comparison_pairs_by_seed), /* its runs are what the next compares with */
         cmocka_unit_test(a_stopped_comparison_goes_on),
         cmocka_unit_test(a_model_that_fails_leaves_the_others),

@@ -17,28 +17,30 @@ typedef struct {
 static void show_plan(void *context, const mh_comparison *c)
 {
     view *v = context;
-    char a[32], b[32], f[32], s[32], t[32];
-    int made = 0;
-    double left = 0;
+    char params[32], active[32], flops[32], speed[32], time[32];
+    int finished = 0, width = 5;
+    double left = c->total;
     cli_bar_clear(&v->bar);
-    for (int i = 0; i < c->runs; i++) {
-        const mh_arm *arm = &c->arm[c->run[i].arm];
-        made += c->run[i].state == MH_RUN_FINISHED;
-        if (c->run[i].state != MH_RUN_FINISHED)
-            left += (double)arm->recipe.train.steps * arm->update_seconds;
-    }
-    fprintf(stderr, "%-20s %10s %10s %12s %10s %10s %10s\n", "model", "parameters", "active", "FLOPs/token",
-            "tokens/s", "updates", "a run");
+    for (int i = 0; i < c->arms; i++)
+        width = width > (int)strlen(c->arm[i].name) ? width : (int)strlen(c->arm[i].name);
+    fprintf(stderr, "%-*s  parameters      active  FLOPs/token    tokens/s     updates       a run\n", width,
+            "model");
     for (int i = 0; i < c->arms; i++) {
         const mh_arm *arm = &c->arm[i];
-        fprintf(stderr, "%-20s %10s %10s %12s %10s %10lld %10s\n", arm->name,
-                cli_count((double)arm->params.total, a), cli_count((double)arm->params.active, b),
-                cli_count(arm->flops.forward, f), cli_count(arm->tokens / arm->update_seconds, s),
+        fprintf(stderr, "%-*s  %10s  %10s  %11s  %10s  %10lld  %10s\n", width, arm->name,
+                cli_count((double)arm->params.total, params), cli_count((double)arm->params.active, active),
+                cli_count(arm->flops.forward, flops), cli_count(arm->tokens / arm->update_seconds, speed),
                 (long long)arm->recipe.train.steps,
-                cli_duration((double)arm->recipe.train.steps * arm->update_seconds, t));
+                cli_duration((double)arm->recipe.train.steps * arm->update_seconds, time));
     }
+    for (int i = 0; i < c->runs; i++)
+        if (c->run[i].state == MH_RUN_FINISHED) {
+            const mh_arm *arm = &c->arm[c->run[i].arm];
+            finished++;
+            left -= (double)arm->recipe.train.steps * arm->update_seconds;
+        }
     fprintf(stderr, "\n%d runs in %s, %d of them finished; about %s for the rest\n\n", c->runs, c->folder,
-            made, cli_duration(left, t));
+            finished, cli_duration(left > 0 ? left : 0, time));
     v->runs = c->runs;
     v->started = mh_seconds();
 }

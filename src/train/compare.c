@@ -164,11 +164,14 @@ static mh_status enter(comparer *m, bool resume)
         return mh_fail(MH_ESTATE, "%s: there is no comparison to resume; start it without --resume",
                        c->folder);
     MH_TRY(mh_lock_take(&m->lock, lock));
+    if (mh_state_exists(c->folder))
+        return mh_fail(MH_ESTATE, "%s: this is the folder of a single run; choose another --output",
+                       c->folder);
     if (!resume && mh_path_exists(recipe))
         return mh_fail(
             MH_ESTATE,
-            "%s: a comparison or a run is in this folder already; go on with it by --resume, choose "
-            "another --output, or remove it",
+            "%s: a comparison is in this folder already; go on with it by --resume, choose another "
+            "--output, or remove it",
             c->folder);
     if (resume)
         MH_TRY(mh_recipe_compare(&c->recipe, recipe));

@@ -57,14 +57,13 @@ static mh_status mean_curve(const mh_comparison *c, int arm, mh_curve *mean)
             continue;
         }
         int kept = 0;
-        for (int a = 0, b = 0; a < mean->count && b < curve.count;)
-            if (mean->point[a].step == curve.point[b].step)
-                mean->point[kept++] =
-                    (mh_point){curve.point[b].step, mean->point[a++].loss + curve.point[b++].loss};
-            else if (mean->point[a].step < curve.point[b].step)
-                a++;
-            else
+        for (int a = 0, b = 0; a < mean->count; a++) {
+            mh_point *point = &mean->point[a];
+            while (b < curve.count && curve.point[b].step < point->step)
                 b++;
+            if (b < curve.count && curve.point[b].step == point->step)
+                mean->point[kept++] = (mh_point){point->step, point->loss + curve.point[b].loss};
+        }
         mean->count = kept;
         mh_curve_release(&curve);
     }

@@ -308,8 +308,8 @@ typedef struct {
     int64_t seed;
     char folder[MH_PATH];
     mh_run_state state;
-    char message[512]; /* why it failed */
-    double *loss;      /* [sets] nats a token at the end */
+    char message[2 * MH_PATH]; /* why it failed */
+    double *loss;              /* [sets] nats a token at the end */
 } mh_compare_run;
 
 /* Text that perplexity is measured on. The first is the validation part, as the runs' evaluations see it. */
