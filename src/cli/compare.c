@@ -136,7 +136,7 @@ static void print_cells(const json_t *row, const int *width, size_t from, size_t
 static void print_table(const json_t *table)
 {
     const json_t *columns = json_object_get(table, "columns"), *rows = json_object_get(table, "rows");
-    enum { COLUMNS_MAX = 2100 }; /* two for each of the texts that fit into an option */
+    enum { COLUMNS_MAX = MH_OPTION_TEXT }; /* two for each text, whose name and path take four characters */
     int width[COLUMNS_MAX];
     size_t count = json_array_size(columns);
     for (size_t i = 0; i < count; i++) {
@@ -258,7 +258,8 @@ int cli_compare(int argc, char **argv)
          CLI_STRING, &r.models, 0, 0, false},
         {"baseline", "NAME", "the model that the others are compared with (the first)", CLI_STRING,
          &r.baseline, 0, 0, false},
-        {"seeds", "N", "runs of each model (3); one gives no interval", CLI_INT, &r.seeds, 1, 1000, false},
+        {"seeds", "N", "runs of each model (3); one gives no interval", CLI_INT, &r.seeds, 1, MH_SEEDS_MAX,
+         false},
         {"match", "params,flops",
          "give models with experts the first one's parameters (by the number of experts), FLOPs (by their "
          "width), or both",

@@ -67,7 +67,7 @@ static const mh_option compare_rows[] = {
     {"baseline", "", "the model that the others are compared with; empty: the first", MH_OPTION_STRING,
      COMPARE(baseline), 0, 0, NULL, MH_OPTION_RESUME},
     {"seeds", "3", "runs of each model: train.seed, train.seed + 1, ...", MH_OPTION_INT, COMPARE(seeds), 1,
-     1000, NULL, MH_OPTION_RESUME},
+     MH_SEEDS_MAX, NULL, MH_OPTION_RESUME},
     {"match", "off",
      "what models with experts get in common with the first of them: FLOPs by the experts' width, parameters "
      "by their number",

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEEDS_MAX = 1000 }; /* as compare.seeds allows */
-
 #define CONFIDENCE 0.95
 
 /* A model's perplexity on a set, over its finished runs; and less the baseline's, over seeds both have. */
@@ -18,7 +16,7 @@ typedef struct {
 
 static measure measure_of(const mh_comparison *c, int arm, int set)
 {
-    double value[SEEDS_MAX] = {0}, difference[SEEDS_MAX] = {0};
+    double value[MH_SEEDS_MAX] = {0}, difference[MH_SEEDS_MAX] = {0};
     measure m = {0};
     for (int first = 0; first < c->runs; first += c->arms) {
         const mh_compare_run *run = &c->run[first + arm], *base = &c->run[first + c->baseline];

@@ -27,6 +27,8 @@ typedef struct {
 
 typedef enum { MH_MATCH_OFF, MH_MATCH_PARAMS, MH_MATCH_FLOPS, MH_MATCH_BOTH } mh_match;
 
+enum { MH_SEEDS_MAX = 1000 };
+
 /* Of a comparison; see compare.c. A run keeps the defaults. */
 typedef struct {
     char models[MH_OPTION_TEXT], baseline[MH_OPTION_TEXT];
@@ -337,7 +339,7 @@ typedef struct {
     void (*step)(void *context, const mh_comparison *comparison, const mh_train_log *log); /* every update */
     void (*log)(void *context, const mh_comparison *comparison, const mh_train_log *log);
     void (*run)(void *context, const mh_comparison *comparison, const mh_compare_run *run); /* at its end */
-    void (*message)(void *context, const char *sentence);
+    /* of timing and of texts: as in mh_progress */
     void (*progress)(void *context, const char *what, double done, double total, const char *note);
     const volatile int *stop;
 } mh_compare_watch;
