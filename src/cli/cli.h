@@ -34,6 +34,12 @@ int cli_config(int argc, char **argv);
 int cli_analyse(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 
+/* ---- report.c: the page of runs ------------------------------------------------------------------------ */
+
+/* report.html in a run's or comparison's folder that ended or was stopped. A page that cannot be written is
+ * told of on stderr; the runs are none the worse. */
+void cli_write_page(const char *folder);
+
 /* ---- parse.c: argp fed from small tables --------------------------------------------------------------- */
 
 typedef enum { CLI_FLAG, CLI_STRING, CLI_INT, CLI_FLOAT, CLI_LIST } cli_type;

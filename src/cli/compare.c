@@ -10,6 +10,7 @@ typedef struct {
     cli_bar bar;
     double started, first; /* when training began, and what was done by then: see mh_comparison */
     int runs;              /* 0 before the plan is made */
+    char folder[MH_PATH];
 } view;
 
 /* ---- while it runs ------------------------------------------------------------------------------------- */
@@ -42,6 +43,7 @@ static void show_plan(void *context, const mh_comparison *c)
     fprintf(stderr, "\n%d runs in %s, %d of them finished; about %s for the rest\n\n", c->runs, c->folder,
             finished, cli_duration(left > 0 ? left : 0, time));
     v->runs = c->runs;
+    snprintf(v->folder, sizeof v->folder, "%s", c->folder);
     v->started = mh_seconds();
 }
 
@@ -173,7 +175,7 @@ static int print_results(json_t *results, bool json)
     print_table(json_object_get(results, "table"));
     for (size_t i = 0; i < json_array_size(text); i++)
         printf("%s\n", json_string_value(json_array_get(text, i)));
-    printf("\nThe same stands in %s/compare.md and compare.json.\n", folder);
+    printf("\nThe same stands in %s/compare.md, compare.json and, with curves, report.html.\n", folder);
     json_decref(results);
     return cli_report(status);
 }
@@ -243,6 +245,8 @@ static int run(const char *path, const request *r)
     if (status == MH_OK)
         status = mh_compare(&recipe, r->resume, &watch, &results);
     cli_bar_clear(&v.bar);
+    if (v.runs > 0)
+        cli_write_page(v.folder);
     if (status == MH_OK)
         return print_results(results, r->json);
     json_decref(results);

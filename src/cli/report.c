@@ -28,6 +28,15 @@ static int show(json_t *summary, bool json)
     return CLI_OK;
 }
 
+void cli_write_page(const char *folder)
+{
+    char page[MH_PATH];
+    mh_status status = mh_path_join(page, folder, "report.html");
+    if (status == MH_OK)
+        status = mh_report_write(page, &folder, 1, NULL, NULL, NULL);
+    cli_report(status);
+}
+
 int cli_report_page(int argc, char **argv)
 {
     const char *given = NULL, *analysis = NULL;

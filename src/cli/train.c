@@ -1,6 +1,5 @@
 /* mhmoe train: a run from its recipe, or the rest of one. */
 #include "cli/cli.h"
-#include "report/report.h"
 
 #include <math.h>
 
@@ -108,16 +107,6 @@ static void show_message(void *context, const char *sentence)
     fprintf(stderr, "%s\n", sentence);
 }
 
-/* Of a run that ended or was stopped. A page that cannot be written is told of; the run is none the worse. */
-static void write_page(const char *run)
-{
-    char page[MH_PATH];
-    mh_status status = mh_path_join(page, run, "report.html");
-    if (status == MH_OK)
-        status = mh_report_write(page, &run, 1, NULL, NULL, NULL);
-    cli_report(status);
-}
-
 static void print_summary(const view *v)
 {
     const char *run = v->recipe.train.run;
@@ -193,7 +182,7 @@ int cli_train(int argc, char **argv)
     mh_status status = train(&v, arguments.item[0], &sets, resume, init_from);
     code = cli_report(status);
     if (v.logged)
-        write_page(v.recipe.train.run);
+        cli_write_page(v.recipe.train.run);
     if (status == MH_OK)
         print_summary(&v);
     return code;
