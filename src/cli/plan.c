@@ -71,6 +71,7 @@ static mh_config model_of(const request *r, int64_t heads, int64_t top_k, int64_
                             .ffn_dim = ffn_dim,
                             .head = on,
                             .merge = on,
+                            .router = MH_ROUTER_LINEAR,
                             .every = r->baseline.every};
     return c;
 }

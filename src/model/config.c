@@ -4,8 +4,10 @@
 #include <math.h>
 #include <string.h>
 
-#define MODEL(field) offsetof(mh_config, field)
-#define MOE(field)   offsetof(mh_moe_config, field)
+#define MODEL(field)              offsetof(mh_config, field)
+#define MOE(field)                offsetof(mh_moe_config, field)
+
+#define CHOICE(VALUE, name, text) "|" text
 
 const mh_option mh_model_rows[MH_MODEL_ROWS] = {
     {"preset", "none", "feed-forward layers by name; fills what is left 0 or auto below and in moe",
@@ -66,8 +68,12 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
      0, 0, "auto|off|on", 0},
     {"inner_residual", "false", "add each sub-token to its experts' output before the merge (paper A)",
      MH_OPTION_BOOL, MOE(inner_residual), 0, 0, NULL, 0},
-    {"router", "linear", "linear softmax, or X-MoE's reduced embeddings as the authors' code has them",
-     MH_OPTION_CHOICE, MOE(router), 0, 0, "linear|xmoe-code", 0},
+    {"router", "auto",
+     "logits by a linear, or by X-MoE's reduced embeddings as the authors' code has them (xmoe-code); auto: "
+     "linear, or the preset's",
+     MH_OPTION_CHOICE, MOE(router), 0, 0, "auto" MH_ROUTERS(CHOICE), 0},
+    {"balance", "gshard", "what keeps the experts' loads alike: GShard's loss, or nothing", MH_OPTION_CHOICE,
+     MOE(balance), 0, 0, &("" MH_BALANCINGS(CHOICE))[1], 0},
     {"balance_weight", "0.01", "weight of the load balancing loss, summed over MoE layers", MH_OPTION_FLOAT,
      MOE(balance_weight), 0, 100, NULL, 0},
 };
@@ -165,6 +171,7 @@ mh_status mh_config_resolve(mh_config *c)
         m->top_k = or_default(m->top_k, m->heads);
         m->ffn_dim = or_default(m->ffn_dim, c->ffn_dim);
         m->every = or_default(m->every, 2);
+        m->router = m->router ? m->router : MH_ROUTER_LINEAR;
         m->head = m->head == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->head;
         m->merge = m->merge == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->merge;
         MH_TRY(check_moe(c));

@@ -5,8 +5,7 @@ mh_flops mh_count_flops(const mh_config *c, int64_t length)
 {
     double d = (double)c->dim, kv = (double)(c->kv_heads * mh_config_head_dim(c));
     double matrices = c->activation == MH_SWIGLU ? 3 : 2;
-    double h = (double)c->moe.heads, s = h ? d / h : 0, e = (double)c->moe.experts;
-    double r = MH_XMOE_DIM;
+    double h = (double)c->moe.heads, s = h ? d / h : 0;
     mh_flops f = {0};
 
     for (int64_t layer = 0; layer < c->layers; layer++) {
@@ -15,7 +14,7 @@ mh_flops mh_count_flops(const mh_config *c, int64_t length)
         if (mh_config_is_moe(c, layer)) {
             f.head_merge += 2 * d * d * ((c->moe.head == MH_ON) + (c->moe.merge == MH_ON));
             f.experts += 2 * h * (double)c->moe.top_k * matrices * s * (double)c->moe.ffn_dim;
-            f.router += 2 * h * (c->moe.router == MH_ROUTER_LINEAR ? s * e : s * r + r * e);
+            f.router += 2 * h * (double)mh_router_of(&c->moe)->products(&c->moe, c->dim / c->moe.heads);
         } else {
             f.ffn += 2 * matrices * d * (double)c->ffn_dim;
         }

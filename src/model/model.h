@@ -8,9 +8,23 @@
 /* ---- config.c: what a model is ------------------------------------------------------------------------- */
 
 typedef enum { MH_SWIGLU, MH_GELU } mh_activation;
-typedef enum { MH_ROUTER_LINEAR, MH_ROUTER_XMOE_CODE } mh_router_kind;
 typedef enum { MH_QUANT_NONE, MH_QUANT_BITNET158 } mh_quant;
 typedef enum { MH_AUTO, MH_OFF, MH_ON } mh_switch;
+
+/* All routers and all methods of balancing: enumerator, name of its mh_router or mh_balancing, name in
+ * recipes. A new one is a file of its own and a line here. */
+#define MH_ROUTERS(ROUTER)           \
+    ROUTER(LINEAR, linear, "linear") \
+    ROUTER(XMOE_CODE, xmoe_code, "xmoe-code")
+#define MH_BALANCINGS(BALANCING)        \
+    BALANCING(GSHARD, gshard, "gshard") \
+    BALANCING(NONE, none, "none")
+
+#define MH_ROUTER_VALUE(VALUE, name, text)    MH_ROUTER_##VALUE,
+#define MH_BALANCING_VALUE(VALUE, name, text) MH_BALANCING_##VALUE,
+typedef enum { MH_ROUTER_AUTO, MH_ROUTERS(MH_ROUTER_VALUE) } mh_router_kind;
+typedef enum { MH_BALANCINGS(MH_BALANCING_VALUE) } mh_balancing_kind;
+
 typedef enum {
     MH_PRESET_NONE,
     MH_PRESET_DENSE,
@@ -25,7 +39,7 @@ typedef struct {
     int64_t heads, experts, top_k, ffn_dim; /* ffn_dim: hidden width of one expert */
     double capacity_factor;                 /* 0: no capacity, nothing is dropped */
     int renormalize, head, merge;           /* head, merge: mh_switch; auto is on where heads > 1 */
-    int inner_residual, router;             /* router: mh_router_kind */
+    int inner_residual, router, balance;    /* router: mh_router_kind; balance: mh_balancing_kind */
     double balance_weight;
     int64_t every, baseline_experts; /* every n-th layer; experts of the baseline that presets match */
 } mh_moe_config;
@@ -42,7 +56,7 @@ typedef struct {
 } mh_config;
 
 /* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
-enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 13 };
+enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 14 };
 extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
 
 /* Both sections, for an mh_config. */
@@ -160,9 +174,9 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
                       mh_attention_pass *pass, mh_attention_back *back, mh_mat dx, mh_mat dout, mh_mat x,
                       const mh_attention *shape, const int32_t *position, const float *rotary);
 
-/* ---- router.c, experts.c, moe.c: one feed-forward layer, dense or MoE ---------------------------------- */
+/* ---- experts.c, moe.c: one feed-forward layer, dense or MoE -------------------------------------------- */
 
-#define MH_XMOE_DIM 16 /* width r that X-MoE's router reduces to, in the authors' code */
+enum { MH_ROUTER_SLOTS = 4 }; /* parameters and matrices that a router may have for itself */
 
 /* One layer's settings and its indices into the registry, -1 where it has no such parameter. */
 typedef struct {
@@ -171,7 +185,7 @@ typedef struct {
     int quant;            /* mh_quant */
     mh_moe_config moe;    /* resolved; experts 0: dense, ffn_dim its width */
     int head_weight, head_bias, merge_weight, merge_bias;
-    int router, router_reduce, router_embed;
+    int router[MH_ROUTER_SLOTS];
     int gate, gate_bias, up, up_bias, down, down_bias;
 } mh_ffn;
 
@@ -179,9 +193,9 @@ void mh_ffn_register(mh_ffn *ffn, mh_params *params, const char *prefix);
 
 /* The matrices of a layer, as values (v) or as gradients of these (d). */
 typedef struct {
-    mh_mat head;                   /* [N, D] output of the head layer */
-    mh_mat wide;                   /* f32 [S, s] the router's input (bf16 runs) */
-    mh_mat reduced, embed;         /* X-MoE: f32 [S, r], normalised [E, r] */
+    mh_mat head; /* [N, D] output of the head layer */
+    mh_mat wide; /* f32 [S, s] the router's input (bf16 runs) */
+    mh_mat router[MH_ROUTER_SLOTS];
     mh_mat prob;                   /* f32 [S, E] */
     mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] three times, [S*K, s] */
     mh_mat combined;               /* [N, D], before the merge layer */
@@ -191,7 +205,6 @@ typedef struct {
 typedef struct {
     mh_ffn_mats v;
     mh_mat rounded;    /* BitNet: what the experts take in place of their input [S*K, s] */
-    float *embed_norm; /* [E], X-MoE */
     mh_plan plan;
     double balance;        /* the balance loss of this forward */
     const int32_t *forced; /* choices to use in place of the router's own, or NULL */
@@ -214,17 +227,44 @@ void mh_ffn_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
 void mh_ffn_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                 mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale);
 
-/* Parts of the layer, each in a file of its own. Logits f32 [S, E] of rows f32 [S, s]. */
-void mh_router_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                   mh_mat logits, mh_mat rows);
-void mh_router_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                   mh_ffn_back *back, mh_mat drows, bool add, mh_mat dlogits, mh_mat rows);
-
 /* out = experts(in), rows [begin[g], begin[g+1]) by expert g; begin NULL: one expert takes all. */
 void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                     mh_mat out, mh_mat in, const int64_t *begin);
 void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                     mh_ffn_back *back, mh_mat din, mh_mat dout, mh_mat in, const int64_t *begin);
+
+/* ---- router.c, router_*.c, balance_*.c: who goes to which expert --------------------------------------- */
+
+/* Logits over the experts for each routed row, in f32 whatever the run's precision. A router numbers its
+ * parameters (ffn->router) and its matrices (v, or their gradients d) as it likes. */
+typedef struct {
+    void (*add)(mh_ffn *ffn, mh_params *params, const char *prefix); /* registers its parameters */
+    void (*layout)(const mh_ffn *ffn, mh_mat *mats, mh_arena *arena, int64_t rows); /* may be NULL */
+    int64_t (*products)(const mh_moe_config *moe, int64_t width); /* multiply-adds of a row */
+    void (*fwd)(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_mat *v,
+                mh_mat logits, mh_mat rows);
+    void (*bwd)(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, const mh_mat *v,
+                mh_mat *d, mh_mat drows, bool add, mh_mat dlogits, mh_mat rows);
+} mh_router;
+
+/* What keeps the experts' loads alike. All may be NULL. */
+typedef struct {
+    double (*fwd)(const struct mh_ops *ops, mh_mat prob, const mh_plan *plan); /* a loss */
+    void (*bwd)(const struct mh_ops *ops, mh_mat dprob, double weight, const mh_plan *plan);
+} mh_balancing;
+
+const mh_router *mh_router_of(const mh_moe_config *moe);
+const mh_balancing *mh_balancing_of(const mh_moe_config *moe);
+
+/* A matrix of a router's linear [rows, cols] without bias, initialised like one; add to it. */
+mh_param mh_router_weight(int64_t rows, int64_t cols);
+
+/* Fills pass->plan and pass->v.prob from the sub-tokens [S, s]; and from the gradients of the gates
+ * (back->gates) and of the auxiliary losses to those of the router and of its input, added to drows. */
+void mh_route_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                  mh_mat rows);
+void mh_route_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                  mh_ffn_back *back, mh_mat drows, mh_mat rows, double balance_scale);
 
 /* ---- model.c, layout.c: the decoder -------------------------------------------------------------------- */
 

@@ -3,7 +3,6 @@
 #include "model/model.h"
 
 #include <math.h>
-#include <string.h>
 
 void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
 {
@@ -14,9 +13,6 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
                    .head_bias = -1,
                    .merge_weight = -1,
                    .merge_bias = -1,
-                   .router = -1,
-                   .router_reduce = -1,
-                   .router_embed = -1,
                    .gate = -1,
                    .gate_bias = -1,
                    .up_bias = -1,
@@ -59,26 +55,8 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
         f->merge_weight = mh_params_add(params, prefix, "merge.weight", square);
         f->merge_bias = mh_params_add(params, prefix, "merge.bias", square_bias);
     }
-    if (e) {
-        mh_param router = {.groups = 1,
-                           .rows = e,
-                           .cols = s,
-                           .rank = 2,
-                           .flags = MH_DECAY | MH_KEEP_F32,
-                           .part = MH_PART_ROUTER,
-                           .init = MH_INIT_UNIFORM,
-                           .scale = wide};
-        if (m->router == MH_ROUTER_LINEAR) {
-            f->router = mh_params_add(params, prefix, "router.weight", router);
-        } else {
-            router.rows = MH_XMOE_DIM;
-            f->router_reduce = mh_params_add(params, prefix, "router.reduce.weight", router);
-            /* rows of norm about 1.5, as the authors' code keeps them; only their direction matters */
-            router.rows = e, router.cols = MH_XMOE_DIM, router.init = MH_INIT_NORMAL;
-            router.scale = 1.5 / sqrt(MH_XMOE_DIM);
-            f->router_embed = mh_params_add(params, prefix, "router.embed", router);
-        }
-    }
+    if (e)
+        mh_router_of(m)->add(f, params, prefix);
 
     char inside[128];
     snprintf(inside, sizeof inside, "%s%s", prefix, e ? "experts." : "");
@@ -117,10 +95,8 @@ static void mats_layout(const mh_ffn *f, mh_ffn_mats *mats, mh_arena *arena, int
         mats->head = mh_take_mat(arena, rows, f->dim, type);
     if (type != MH_F32)
         mats->wide = mh_take_mat(arena, routed, s, MH_F32);
-    if (m->router == MH_ROUTER_XMOE_CODE) {
-        mats->reduced = mh_take_mat(arena, routed, MH_XMOE_DIM, MH_F32);
-        mats->embed = mh_take_mat(arena, m->experts, MH_XMOE_DIM, MH_F32);
-    }
+    if (mh_router_of(m)->layout)
+        mh_router_of(m)->layout(f, mats->router, arena, routed);
     mats->prob = mh_take_mat(arena, routed, m->experts, MH_F32);
     mats->in = mh_take_mat(arena, inner, s, type);
     mats->out = mh_take_mat(arena, inner, s, type);
@@ -137,8 +113,6 @@ void mh_ffn_layout(const mh_ffn *f, mh_ffn_pass *pass, mh_arena *arena, int64_t 
     if (!m->experts)
         return;
     mh_plan_layout(&pass->plan, arena, rows * m->heads, (int)m->experts, (int)m->top_k);
-    if (m->router == MH_ROUTER_XMOE_CODE)
-        pass->embed_norm = mh_take(arena, (size_t)m->experts * sizeof(float));
 }
 
 void mh_ffn_layout_back(const mh_ffn *f, mh_ffn_back *back, mh_arena *arena, int64_t rows, mh_type type)
@@ -148,44 +122,9 @@ void mh_ffn_layout_back(const mh_ffn *f, mh_ffn_back *back, mh_arena *arena, int
         back->gates = mh_take(arena, (size_t)expert_rows(f, rows) * sizeof(float));
 }
 
-/* Rows an expert may take: the authors' C = k ceil(S/E), times the factor; 0 for no limit. */
-static int64_t capacity_rows(const mh_moe_config *m, int64_t routed)
-{
-    if (m->capacity_factor == 0)
-        return 0;
-    int64_t share = (routed + m->experts - 1) / m->experts;
-    return (int64_t)ceil(m->capacity_factor * (double)(m->top_k * share));
-}
-
 static mh_mat first_rows(mh_mat m, int64_t rows)
 {
     return mh_mat_rows(m, 0, rows);
-}
-
-/* The router's input in f32: the sub-tokens themselves, or their copy in a bf16 run. */
-static mh_mat router_input(const mh_ffn_pass *pass, mh_mat rows)
-{
-    return rows.type == MH_F32 ? rows : first_rows(pass->v.wide, rows.rows);
-}
-
-static void route(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                  mh_mat rows)
-{
-    const mh_moe_config *m = &f->moe;
-    mh_plan *plan = &pass->plan;
-    int k = (int)m->top_k;
-    mh_mat prob = first_rows(pass->v.prob, rows.rows), input = router_input(pass, rows);
-    if (rows.type != MH_F32)
-        ops->cast(input, rows);
-    mh_router_fwd(f, params, ops, pass, prob, input);
-    ops->softmax_fwd(prob, prob);
-    if (pass->forced != NULL)
-        memcpy(plan->choice, pass->forced, (size_t)(rows.rows * k) * sizeof *plan->choice);
-    else
-        ops->top_k(plan->choice, prob, k);
-    ops->gates_fwd(plan->gate, prob, plan->choice, k, m->renormalize);
-    pass->balance = ops->balance_fwd(prob, plan->choice, k);
-    ops->plan(plan, rows.rows, capacity_rows(m, rows.rows));
 }
 
 void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
@@ -203,7 +142,7 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
                         NULL, 1);
     }
     mh_mat rows = mh_mat_split(head, (int)m->heads);
-    route(f, params, ops, pass, rows);
+    mh_route_fwd(f, params, ops, pass, rows);
 
     int64_t kept = pass->plan.begin[m->experts];
     mh_mat in = first_rows(pass->v.in, kept), out = first_rows(pass->v.out, kept);
@@ -216,28 +155,6 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
     if (m->merge == MH_ON)
         ops->linear_fwd(y, combined, mh_param_work(params, f->merge_weight),
                         mh_param_vector(params, f->merge_bias), NULL, 1);
-}
-
-/* From the gradients of the gates and of the balance loss to those of the router and of its input, added to
- * drows. */
-static void route_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                      mh_ffn_back *back, mh_mat drows, mh_mat rows, double balance_scale)
-{
-    const mh_moe_config *m = &f->moe;
-    const mh_plan *plan = &pass->plan;
-    int k = (int)m->top_k;
-    mh_mat prob = first_rows(pass->v.prob, rows.rows), dprob = first_rows(back->d.prob, rows.rows);
-
-    ops->gates_bwd(dprob, back->gates, prob, plan->choice, k, m->renormalize);
-    ops->balance_bwd(dprob, (float)(balance_scale * m->balance_weight), plan->choice, k);
-    ops->softmax_bwd(dprob, dprob, prob);
-    if (rows.type == MH_F32) {
-        mh_router_bwd(f, params, ops, pass, back, drows, true, dprob, rows);
-    } else {
-        mh_mat dwide = first_rows(back->d.wide, rows.rows);
-        mh_router_bwd(f, params, ops, pass, back, dwide, false, dprob, router_input(pass, rows));
-        ops->add(drows, drows, dwide);
-    }
 }
 
 void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
@@ -265,7 +182,7 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
     ops->combine_bwd(dout, back->gates, mh_mat_split(dcombined, (int)m->heads), out, &pass->plan);
     mh_experts_bwd(f, params, ops, pass, back, din, dout, in, pass->plan.begin);
     ops->dispatch_bwd(drows, din, &pass->plan);
-    route_bwd(f, params, ops, pass, back, drows, rows, balance_scale);
+    mh_route_bwd(f, params, ops, pass, back, drows, rows, balance_scale);
 
     if (m->inner_residual)
         ops->add(dhead, dhead, dcombined);
