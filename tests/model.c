@@ -124,6 +124,10 @@ static void test_bad_configs(void **state)
     c = small();
     c.vocab = 0;
     FAILS(MH_EVALUE, "model.vocab", mh_config_resolve(&c));
+    c = small();
+    c.moe.shared_experts = 1;
+    FAILS(MH_EVALUE, "moe.shared_experts 1 stand beside routed ones, but moe.experts is 0",
+          mh_config_resolve(&c));
     c = small_mhmoe();
     c.moe.every = 5;
     FAILS(MH_EVALUE, "moe.every 5", mh_config_resolve(&c));
@@ -251,11 +255,12 @@ static void counting_loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, 
 static void test_flops_are_those_of_a_forward(void **state)
 {
     (void)state;
-    mh_config configs[4] = {small(), small_mhmoe(), small_mhmoe(), small()};
+    mh_config configs[] = {small(), small_mhmoe(), small_mhmoe(), small(), small_mhmoe()};
     configs[0].kv_heads = 2;
     configs[2].moe.router = MH_ROUTER_XMOE_CODE;
     configs[3].activation = MH_GELU, configs[3].moe = (mh_moe_config){.experts = 3, .top_k = 2, .every = 1};
-    for (int i = 0; i < 4; i++) {
+    configs[4].moe.shared_experts = 2;
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         fixture f = make(configs[i], MH_PRECISION_F32, 3, 16);
         struct mh_ops counting = *f.model->ops;
         real = f.model->ops;
@@ -267,7 +272,7 @@ static void test_flops_are_those_of_a_forward(void **state)
         loss_of(&f);
         double expected = 3 * 16 * mh_count_flops(&f.model->config, 16).forward;
         if (fabs(counted - expected) > 0.5)
-            fail_msg("config %d: a forward made %.0f operations, counted were %.0f", i, counted, expected);
+            fail_msg("config %zu: a forward made %.0f operations, counted were %.0f", i, counted, expected);
         unmake(&f);
     }
 }
@@ -420,6 +425,33 @@ static void test_inner_residual(void **state)
     unmake(&b);
 }
 
+/* Two shared experts add what a dense layer of twice their width would. */
+static void test_shared_experts(void **state)
+{
+    (void)state;
+    mh_config dense = small(), plain = small_mhmoe();
+    dense.layers = plain.layers = plain.moe.every = 1;
+    mh_config with = plain;
+    with.moe.shared_experts = 2, with.moe.shared_ffn_dim = dense.ffn_dim / 2;
+    fixture a = make(dense, MH_PRECISION_F32, 2, 16), b = make(plain, MH_PRECISION_F32, 2, 16),
+            c = make(with, MH_PRECISION_F32, 2, 16);
+    copy_shared(&a, &c);
+    copy_shared(&b, &c);
+    static const char *const names[] = {"gate", "up", "down"};
+    for (int i = 0; i < 3; i++) {
+        char from[64], to[64];
+        snprintf(from, sizeof from, "layers.0.moe.shared.%s.weight", names[i]);
+        snprintf(to, sizeof to, "layers.0.ffn.%s.weight", names[i]);
+        copy_param(&a, to, &c, from);
+    }
+    loss_of(&a), loss_of(&b), loss_of(&c);
+    float sum[2 * 16 * 32];
+    for (int i = 0; i < 2 * 16 * 32; i++)
+        sum[i] = ((float *)a.pass->branch.p)[i] + ((float *)b.pass->branch.p)[i];
+    CLOSE((float *)c.pass->branch.p, sum, 2 * 16 * 32, algebra);
+    unmake(&a), unmake(&b), unmake(&c);
+}
+
 /* A large factor drops nothing; a small one drops, and dropped rows contribute nothing. */
 static void test_capacity_factor(void **state)
 {
@@ -505,14 +537,18 @@ static const double gradient_bound = 4e-3;
 static void test_model_gradients(void **state)
 {
     (void)state;
-    mh_config variants[6] = {small(), small_mhmoe(), small_mhmoe(), small_mhmoe(), small_mhmoe(), small()};
+    enum { VARIANTS = 7 };
+    mh_config variants[VARIANTS];
+    for (int i = 0; i < VARIANTS; i++)
+        variants[i] = i == 0 || i == 5 ? small() : small_mhmoe();
     variants[0].kv_heads = 2, variants[0].tied_embeddings = 0, variants[0].norm = MH_NORM_LAYER;
     variants[2].moe.router = MH_ROUTER_XMOE_CODE, variants[2].moe.balance_weight = 1;
     variants[3].moe.renormalize = 1, variants[3].moe.inner_residual = 1;
     variants[4].moe.head = MH_OFF, variants[4].moe.capacity_factor = 0.75;
     variants[5].activation = MH_GELU, variants[5].bias = 1;
     variants[5].moe.experts = 3, variants[5].moe.merge = MH_ON;
-    for (int i = 0; i < 6; i++) {
+    variants[6].moe.shared_experts = 2;
+    for (int i = 0; i < VARIANTS; i++) {
         double error = gradient_error(variants[i], -1, 1);
         if (!(error < gradient_bound))
             fail_msg("variant %d: relative error %.3g of a directional derivative", i, error);
@@ -623,6 +659,7 @@ int main(void)
         cmocka_unit_test(test_identity_head_and_merge),
         cmocka_unit_test(test_equal_experts_with_renormalised_gates),
         cmocka_unit_test(test_inner_residual),
+        cmocka_unit_test(test_shared_experts),
         cmocka_unit_test(test_capacity_factor),
         cmocka_unit_test(test_model_gradients),
         cmocka_unit_test(test_threads_give_equal_bits),

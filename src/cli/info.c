@@ -50,14 +50,15 @@ typedef struct {
     double value;
 } line;
 
-enum { PARAM_LINES = 8, FLOP_LINES = 7 };
+enum { PARAM_LINES = 9, FLOP_LINES = 8 };
 
 static void param_lines(const mh_counts *n, line out[PARAM_LINES])
 {
     line lines[PARAM_LINES] = {{"embedding", (double)n->embedding}, {"attention", (double)n->attention},
                                {"dense ffn", (double)n->ffn},       {"head and merge", (double)n->head_merge},
-                               {"experts", (double)n->experts},     {"router", (double)n->router},
-                               {"norms", (double)n->norms},         {"output", (double)n->output}};
+                               {"experts", (double)n->experts},     {"shared experts", (double)n->shared},
+                               {"router", (double)n->router},       {"norms", (double)n->norms},
+                               {"output", (double)n->output}};
     memcpy(out, lines, sizeof lines);
 }
 
@@ -68,6 +69,7 @@ static void flop_lines(const mh_flops *f, line out[FLOP_LINES])
                               {"dense ffn", f->ffn},
                               {"head and merge", f->head_merge},
                               {"experts", f->experts},
+                              {"shared experts", f->shared},
                               {"router", f->router},
                               {"output", f->output}};
     memcpy(out, lines, sizeof lines);

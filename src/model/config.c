@@ -56,6 +56,10 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
      MOE(top_k), 0, 64, NULL, 0},
     {"ffn_dim", "0", "hidden width of one expert; 0: model.ffn_dim, or the preset's", MH_OPTION_INT,
      MOE(ffn_dim), 0, 1 << 20, NULL, 0},
+    {"shared_experts", "0", "experts beside the routed ones that take every token, at full width",
+     MH_OPTION_INT, MOE(shared_experts), 0, 64, NULL, 0},
+    {"shared_ffn_dim", "0", "hidden width of one shared expert; 0: model.ffn_dim", MH_OPTION_INT,
+     MOE(shared_ffn_dim), 0, 1 << 20, NULL, 0},
     {"baseline_experts", "8", "experts of the SMoE top-1 model that presets match", MH_OPTION_INT,
      MOE(baseline_experts), 1, 4096, NULL, 0},
     {"capacity_factor", "0", "an expert takes at most factor * top_k * ceil(rows/experts) rows; 0: no limit",
@@ -172,9 +176,16 @@ mh_status mh_config_resolve(mh_config *c)
         m->ffn_dim = or_default(m->ffn_dim, c->ffn_dim);
         m->every = or_default(m->every, 2);
         m->router = m->router ? m->router : MH_ROUTER_LINEAR;
+        if (m->shared_experts)
+            m->shared_ffn_dim = or_default(m->shared_ffn_dim, c->ffn_dim);
         m->head = m->head == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->head;
         m->merge = m->merge == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->merge;
         MH_TRY(check_moe(c));
+    } else if (m->shared_experts) {
+        return mh_fail(MH_EVALUE,
+                       "moe.shared_experts %lld stand beside routed ones, but moe.experts is 0; set it, or "
+                       "widen model.ffn_dim",
+                       (long long)m->shared_experts);
     }
 
     if (c->dim % c->attention_heads != 0 || c->dim / c->attention_heads % 2 != 0)

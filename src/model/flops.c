@@ -14,14 +14,15 @@ mh_flops mh_count_flops(const mh_config *c, int64_t length)
         if (mh_config_is_moe(c, layer)) {
             f.head_merge += 2 * d * d * ((c->moe.head == MH_ON) + (c->moe.merge == MH_ON));
             f.experts += 2 * h * (double)c->moe.top_k * matrices * s * (double)c->moe.ffn_dim;
+            f.shared += 2 * matrices * d * (double)(c->moe.shared_experts * c->moe.shared_ffn_dim);
             f.router += 2 * h * (double)mh_router_of(&c->moe)->products(&c->moe, c->dim / c->moe.heads);
         } else {
             f.ffn += 2 * matrices * d * (double)c->ffn_dim;
         }
     }
     f.output = 2 * d * (double)c->vocab;
-    f.forward =
-        f.attention_projections + f.attention_scores + f.ffn + f.head_merge + f.experts + f.router + f.output;
+    f.forward = f.attention_projections + f.attention_scores + f.ffn + f.head_merge + f.experts + f.shared +
+                f.router + f.output;
     f.training = 3 * f.forward;
     return f;
 }
@@ -36,6 +37,7 @@ mh_counts mh_count_params(const mh_config *c)
                    .ffn = p.part[MH_PART_FFN],
                    .head_merge = p.part[MH_PART_HEAD_MERGE],
                    .experts = p.part[MH_PART_EXPERTS],
+                   .shared = p.part[MH_PART_SHARED],
                    .router = p.part[MH_PART_ROUTER],
                    .norms = p.part[MH_PART_NORMS],
                    .output = p.part[MH_PART_OUTPUT]};

@@ -23,11 +23,18 @@ static void block_register(mh_block *block, mh_params *params, const mh_config *
     block->ffn_norm = mh_params_add(params, prefix, "ffn_norm.weight", norm);
     block->ffn = (mh_ffn){
         .dim = config->dim, .activation = config->activation, .bias = config->bias, .quant = config->quant};
+    block->shared = block->ffn;
+    block->shared.shared = true;
     if (moe)
         block->ffn.moe = config->moe;
     else
         block->ffn.moe.ffn_dim = config->ffn_dim;
     mh_ffn_register(&block->ffn, params, inside);
+    if (moe && config->moe.shared_experts) {
+        block->shared.moe.ffn_dim = config->moe.shared_experts * config->moe.shared_ffn_dim;
+        snprintf(inside, sizeof inside, "%smoe.shared.", prefix);
+        mh_ffn_register(&block->shared, params, inside);
+    }
 }
 
 void mh_model_register(mh_model *m, mh_params *params)
@@ -174,6 +181,8 @@ static void block_layout(mh_block_pass *b, mh_arena *arena, const mh_config *c, 
         b->attention.rounded_y = mh_take_mat(arena, n, c->dim, type);
     }
     mh_ffn_layout(&block.ffn, &b->ffn, arena, n, type);
+    if (block.shared.moe.ffn_dim)
+        mh_ffn_layout(&block.shared, &b->shared, arena, n, type);
     if (shape.training) {
         b->attention.k = mh_take_mat(arena, n, kv, type);
         b->attention.v = mh_take_mat(arena, n, kv, type);
@@ -203,6 +212,8 @@ static void back_layout(mh_pass *p, mh_arena *arena, const mh_config *c, mh_type
         end = arena->used > end ? arena->used : end;
         arena->used = start;
         mh_ffn_layout_back(&block.ffn, block.ffn.moe.experts ? &p->moe_back : &p->dense_back, arena, n, type);
+        if (block.shared.moe.ffn_dim)
+            mh_ffn_layout_back(&block.shared, &p->shared_back, arena, n, type);
     }
     arena->used = arena->used > end ? arena->used : end;
 }
@@ -218,6 +229,8 @@ static void pass_layout(mh_pass *p, mh_arena *arena, const mh_config *c, mh_prec
     p->hidden = mh_take_mat(arena, n, c->dim, type);
     p->stat = take_floats(arena, 2 * n);
     p->branch = mh_take_mat(arena, n, c->dim, type);
+    if (c->moe.shared_experts)
+        p->shared = mh_take_mat(arena, n, c->dim, type);
     p->logits = mh_take_mat(arena, logit_rows(n, c->vocab), c->vocab, MH_F32);
     p->position = mh_take(arena, (size_t)n * sizeof *p->position);
     p->rotary = take_floats(arena, shape.capacity * head_dim);

@@ -41,7 +41,8 @@ typedef struct {
     int renormalize, head, merge;           /* head, merge: mh_switch; auto is on where heads > 1 */
     int inner_residual, router, balance;    /* router: mh_router_kind; balance: mh_balancing_kind */
     double balance_weight;
-    int64_t every, baseline_experts; /* every n-th layer; experts of the baseline that presets match */
+    int64_t shared_experts, shared_ffn_dim; /* always on, beside the routed ones; hidden width of each */
+    int64_t every, baseline_experts;        /* every n-th layer; experts of the baseline that presets match */
 } mh_moe_config;
 
 typedef struct {
@@ -56,7 +57,7 @@ typedef struct {
 } mh_config;
 
 /* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
-enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 14 };
+enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 16 };
 extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
 
 /* Both sections, for an mh_config. */
@@ -89,6 +90,7 @@ typedef enum {
     MH_PART_FFN,
     MH_PART_HEAD_MERGE,
     MH_PART_EXPERTS,
+    MH_PART_SHARED,
     MH_PART_ROUTER,
     MH_PART_NORMS,
     MH_PART_OUTPUT,
@@ -183,6 +185,7 @@ typedef struct {
     int64_t dim;
     int activation, bias; /* mh_activation */
     int quant;            /* mh_quant */
+    bool shared;          /* a dense layer that stands beside an MoE layer */
     mh_moe_config moe;    /* resolved; experts 0: dense, ffn_dim its width */
     int head_weight, head_bias, merge_weight, merge_bias;
     int router[MH_ROUTER_SLOTS];
@@ -268,11 +271,12 @@ void mh_route_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_op
 
 /* ---- model.c, layout.c: the decoder -------------------------------------------------------------------- */
 
-/* x += attention(norm(x)); x += ffn(norm(x)) */
+/* x += attention(norm(x)); x += ffn(norm(x)) + shared(norm(x)). n shared experts are one dense layer of n
+ * times the width; `shared` has width 0 where there are none. */
 typedef struct {
     int attn_norm, ffn_norm;
     mh_attention_layer attention;
-    mh_ffn ffn;
+    mh_ffn ffn, shared;
 } mh_block;
 
 /* A configuration and its parameters. For inference it is immutable once loaded and shared by sessions. */
@@ -315,7 +319,7 @@ typedef struct {
     mh_mat x, norm1, mid, norm2;
     float *stat1, *stat2;
     mh_attention_pass attention;
-    mh_ffn_pass ffn;
+    mh_ffn_pass ffn, shared;
 } mh_block_pass;
 
 typedef struct {
@@ -324,6 +328,7 @@ typedef struct {
     mh_mat x, hidden; /* after the last block, and normalised */
     float *stat;
     mh_mat branch; /* what a half block adds to the residual stream */
+    mh_mat shared; /* the shared experts' part of it */
     mh_mat logits; /* f32, some rows */
     int32_t *position;
     float *rotary;
@@ -331,7 +336,7 @@ typedef struct {
 
     mh_mat dhidden, dx, dnorm, dbranch, dlogits; /* training only */
     mh_attention_back attention_back;
-    mh_ffn_back dense_back, moe_back;
+    mh_ffn_back dense_back, moe_back, shared_back;
     int64_t layers;
     mh_arena memory;
 } mh_pass;
@@ -383,14 +388,15 @@ int64_t mh_pass_find_nan(const mh_pass *pass);
  * is causal over sequences of the given length: a token sees (T+1)/2 keys on average. Backward costs twice
  * forward. */
 typedef struct {
-    double attention_projections, attention_scores, ffn, head_merge, experts, router, output;
+    double attention_projections, attention_scores, ffn, head_merge, experts, shared, router, output;
     double forward, training; /* the sum, and three times it */
 } mh_flops;
 
 mh_flops mh_count_flops(const mh_config *config, int64_t length);
 
 typedef struct {
-    int64_t embedding, attention, ffn, head_merge, experts, router, norms, output; /* output 0 when tied */
+    int64_t embedding, attention, ffn, head_merge, experts, shared, router, norms;
+    int64_t output;        /* 0 when tied */
     int64_t total, active; /* active: of the experts only k*h calls' worth of one token, at most all */
 } mh_counts;
 

@@ -19,6 +19,7 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
                    .down_bias = -1};
     none.dim = f->dim, none.activation = f->activation, none.bias = f->bias, none.quant = f->quant,
     none.moe = f->moe;
+    none.shared = f->shared;
     *f = none;
 
     /* The default initialisation of a linear layer: uniform within 1/sqrt(fan in). */
@@ -26,7 +27,9 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     mh_param linear = {.groups = e ? e : 1,
                        .rank = e ? 3 : 2,
                        .flags = MH_DECAY | MH_TERNARY | (e ? MH_EXPERT : 0),
-                       .part = e ? MH_PART_EXPERTS : MH_PART_FFN,
+                       .part = e           ? MH_PART_EXPERTS
+                               : f->shared ? MH_PART_SHARED
+                                           : MH_PART_FFN,
                        .init = MH_INIT_UNIFORM};
     mh_param up = linear, down = linear, bias = linear;
     up.rows = width, up.cols = s, up.scale = wide;
