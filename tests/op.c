@@ -85,7 +85,7 @@ static void gradients(void **state)
 static void every_op_has_a_gradient(void **state)
 {
     (void)state;
-    static const char without[] = " top_k plan add cast quantize ternarize square_sum adamw ";
+    static const char without[] = " top_k second_expert plan add cast quantize ternarize square_sum adamw ";
     for (int i = 0; i < SUBJECTS; i++) {
         char word[64];
         snprintf(word, sizeof word, " %s ", subjects[i]->name);
@@ -184,7 +184,7 @@ static job bench(mh_type type)
 static void choose_at_random(job *j, int64_t rows, int experts, int choices)
 {
     mh_plan_layout(&j->plan, &j->memory, rows, experts, choices);
-    ops->top_k(j->plan.choice, numbers(j, rows, experts, MH_F32), choices);
+    ops->top_k(j->plan.choice, numbers(j, rows, experts, MH_F32), NULL, choices);
 }
 
 /* Each pair stands at its slot or is dropped, an expert's rows are in order, and nobody is dropped while
@@ -197,7 +197,7 @@ static void plan_invariants(void **state)
         job j = bench(MH_F32);
         choose_at_random(&j, ROWS, E, K);
         mh_plan *p = &j.plan;
-        ops->plan(p, ROWS, capacity);
+        ops->plan(p, ROWS, capacity, MH_DROP_POSITION);
         int64_t kept = 0, wanted[E] = {0};
         for (int c = 0; c < K; c++)
             for (int64_t r = 0; r < ROWS; r++) {
@@ -220,17 +220,55 @@ static void plan_invariants(void **state)
     }
 }
 
+/* An expert keeps the largest gates of the first choices, then of the second; a choice that is passed over
+ * takes no room. */
+static void plan_drops_by_probability(void **state)
+{
+    (void)state;
+    enum { ROWS = 301, E = 5, K = 2, CAPACITY = 70 };
+    job j = bench(MH_F32);
+    choose_at_random(&j, ROWS, E, K);
+    mh_plan *p = &j.plan;
+    for (int64_t i = 0; i < ROWS * K; i++)
+        p->gate[i] = (float)(int)(mh_uniform(SEED, 3, (uint64_t)i) * 50); /* many are alike */
+    for (int64_t r = 0; r < ROWS; r += 4)
+        p->choice[r * K + 1] = ~p->choice[r * K + 1];
+    ops->plan(p, ROWS, CAPACITY, MH_DROP_PROBABILITY);
+    for (int e = 0; e < E; e++)
+        assert_true(p->begin[e + 1] - p->begin[e] <= CAPACITY);
+    int dropped = 0;
+    for (int64_t a = 0; a < ROWS * K; a++) {
+        int32_t e = p->choice[a];
+        if (e < 0) {
+            assert_int_equal(p->slot[a], -1);
+            continue;
+        }
+        if (p->slot[a] >= 0)
+            continue;
+        dropped++;
+        assert_int_equal(p->begin[e + 1] - p->begin[e], CAPACITY);
+        for (int64_t b = 0; b < ROWS * K; b++) {
+            if (p->choice[b] != e || p->slot[b] < 0)
+                continue;
+            bool before = b % K < a % K || (b % K == a % K &&
+                                            (p->gate[b] > p->gate[a] || (p->gate[b] == p->gate[a] && b < a)));
+            assert_true(before);
+        }
+    }
+    assert_true(dropped > 20);
+}
+
 static void plan_load(void **state)
 {
     (void)state;
     job j = bench(MH_F32);
     mh_plan_layout(&j.plan, &j.memory, 4, 2, 1);
     memcpy(j.plan.choice, (int32_t[]){0, 0, 0, 1}, 4 * sizeof(int32_t));
-    ops->plan(&j.plan, 4, 0);
+    ops->plan(&j.plan, 4, 0, MH_DROP_POSITION);
     mh_load load = mh_plan_load(&j.plan);
     assert_true(fabs(load.largest - 0.75) < 1e-12 && load.dropped == 0);
     assert_true(fabs(load.entropy - (0.75 * log2(4 / 3.0) + 0.25 * 2)) < 1e-12);
-    ops->plan(&j.plan, 4, 1);
+    ops->plan(&j.plan, 4, 1, MH_DROP_POSITION);
     load = mh_plan_load(&j.plan);
     assert_true(fabs(load.largest - 0.5) < 1e-12 && load.dropped == 0.5 && fabs(load.entropy - 1) < 1e-12);
 }
@@ -242,7 +280,7 @@ static void dispatch_and_combine_undo_each_other(void **state)
     enum { ROWS = 50, E = 5, K = 2, COLS = 1100 };
     job j = bench(MH_F32);
     choose_at_random(&j, ROWS, E, K);
-    ops->plan(&j.plan, ROWS, 0);
+    ops->plan(&j.plan, ROWS, 0, MH_DROP_POSITION);
     for (int i = 0; i < ROWS * K; i++)
         j.plan.gate[i] = 1.0f / K;
     mh_mat x = numbers(&j, ROWS, COLS, MH_F32), there = filled(&j, ROWS * K, COLS, MH_F32, NAN);
@@ -259,7 +297,7 @@ static void dropped_rows_are_zero(void **state)
     job j = bench(MH_F32);
     mh_plan_layout(&j.plan, &j.memory, 3, 2, 1);
     memset(j.plan.choice, 0, 3 * sizeof(int32_t));
-    ops->plan(&j.plan, 3, 1);
+    ops->plan(&j.plan, 3, 1, MH_DROP_POSITION);
     mh_mat x = numbers(&j, 1, 8, MH_F32), y = filled(&j, 3, 8, MH_F32, NAN);
     for (int i = 0; i < 3; i++)
         j.plan.gate[i] = 1;
@@ -452,13 +490,70 @@ static void top_k_order(void **state)
     (void)state;
     float p[3][5] = {{.1f, .4f, .1f, .4f, .2f}, {.2f, .2f, .2f, .2f, .2f}, {NAN, NAN, .5f, NAN, .7f}};
     int32_t choice[9];
-    ops->top_k(choice, mh_mat_of(p, 3, 5, MH_F32), 3);
+    ops->top_k(choice, mh_mat_of(p, 3, 5, MH_F32), NULL, 3);
     assert_memory_equal(choice, ((int32_t[]){1, 3, 4, 0, 1, 2}), 6 * sizeof(int32_t));
     for (int i = 6; i < 9; i++) {
         assert_in_range(choice[i], 0, 4);
         assert_true(i == 6 || choice[i] != choice[6]);
     }
     assert_int_not_equal(choice[7], choice[8]);
+}
+
+/* The bias changes who is chosen. */
+static void top_k_with_bias(void **state)
+{
+    (void)state;
+    float p[4] = {.1f, .2f, .3f, .4f}, bias[4] = {.25f, 0, 0, -.3f};
+    int32_t choice[2];
+    ops->top_k(choice, mh_mat_of(p, 1, 4, MH_F32), bias, 2);
+    assert_memory_equal(choice, ((int32_t[]){0, 2}), sizeof choice);
+}
+
+/* Random keeps the second with twice its share of the two; sampling draws it in proportion to p. With 40000
+ * draws one deviation is 0.25 % at most. */
+static void second_experts(void **state)
+{
+    (void)state;
+    enum { ROWS = 40000 };
+    job j = bench(MH_F32);
+    mh_mat p = mh_take_mat(&j.memory, ROWS, 4, MH_F32);
+    int32_t *choice = mh_take(&j.memory, 2 * ROWS * sizeof *choice), count[4] = {0}, kept = 0;
+    for (int64_t r = 0; r < ROWS; r++)
+        memcpy(mh_mat_row(p, r), ((float[]){.1f, .6f, 0, .3f}), 4 * sizeof(float));
+    ops->top_k(choice, p, NULL, 2);
+    ops->second_expert(choice, p, MH_SECOND_ALL, SEED, 1);
+    assert_memory_equal(choice, ((int32_t[]){1, 3}), 2 * sizeof *choice);
+    ops->second_expert(choice, p, MH_SECOND_RANDOM, SEED, 1);
+    for (int64_t r = 0; r < ROWS; r++) {
+        assert_true(choice[2 * r] == 1 && mh_chosen(choice[2 * r + 1]) == 3);
+        kept += choice[2 * r + 1] == 3;
+    }
+    assert_true(fabs(kept / (double)ROWS - 2 / 3.0) < 0.01);
+    ops->top_k(choice, p, NULL, 2);
+    ops->second_expert(choice, p, MH_SECOND_SAMPLING, SEED, 1);
+    for (int64_t r = 0; r < ROWS; r++)
+        count[choice[2 * r + 1]]++;
+    assert_true(count[1] == 0 && count[2] == 0);
+    assert_true(fabs(count[0] / (double)ROWS - 0.25) < 0.01);
+}
+
+/* Uniform within the range, so that the mean stays; range 0 changes nothing. */
+static void jitter_range(void **state)
+{
+    (void)state;
+    enum { ROWS = 100, COLS = 301 };
+    job j = bench(MH_F32);
+    mh_mat x = filled(&j, ROWS, COLS, MH_F32, 2), same = filled(&j, ROWS, COLS, MH_F32, 2);
+    ops->jitter_fwd(x, 0.1f, SEED, 3);
+    ops->jitter_fwd(same, 0, SEED, 3);
+    double sum = 0, least = 2, most = 2;
+    for (int64_t i = 0; i < ROWS * COLS; i++) {
+        sum += value(x, i);
+        least = fmin(least, value(x, i)), most = fmax(most, value(x, i));
+        assert_true(value(same, i) == 2);
+    }
+    assert_true(least >= 1.8 - 1e-6 && least < 1.801 && most <= 2.2 + 1e-6 && most > 2.199);
+    assert_true(fabs(sum / (ROWS * COLS) - 2) < 0.004); /* one deviation is 0.0007 */
 }
 
 static void gates_renormalised(void **state)
@@ -662,6 +757,7 @@ int main(void)
         cmocka_unit_test(half_precision),
         cmocka_unit_test(threads),
         cmocka_unit_test(plan_invariants),
+        cmocka_unit_test(plan_drops_by_probability),
         cmocka_unit_test(plan_load),
         cmocka_unit_test(dispatch_and_combine_undo_each_other),
         cmocka_unit_test(dropped_rows_are_zero),
@@ -672,6 +768,9 @@ int main(void)
         cmocka_unit_test(rotary_turns),
         cmocka_unit_test(softmax_rows_sum_to_one),
         cmocka_unit_test(top_k_order),
+        cmocka_unit_test(top_k_with_bias),
+        cmocka_unit_test(second_experts),
+        cmocka_unit_test(jitter_range),
         cmocka_unit_test(gates_renormalised),
         cmocka_unit_test(balance_values),
         cmocka_unit_test(quantized_rows),

@@ -283,6 +283,42 @@ static void bwd_gelu(job *j)
 
 static const subject gelu = {"gelu", 1, false, make_gelu, fwd_gelu, bwd_gelu};
 
+/* No element so near 0 that the steps of the check would cross the kink. */
+static void make_relu(job *j)
+{
+    make_gelu(j);
+    for (int64_t i = 0; i < j->x[0].rows * j->x[0].cols; i++) {
+        float x = (float)value(j->x[0], i), away = x < 0 ? -0.25f : 0.25f;
+        if (fabsf(x) < 0.25f)
+            mh_rows_now()->store(mh_mat_at(j->x[0], 0, i), j->type, &away, 1);
+    }
+}
+
+static void fwd_relu(job *j)
+{
+    ops->relu_fwd(j->y[0], j->x[0]);
+}
+static void bwd_relu(job *j)
+{
+    ops->relu_bwd(j->dx[0], j->dy, j->y[0]);
+}
+
+static const subject relu = {"relu", 1, false, make_relu, fwd_relu, bwd_relu};
+
+static void fwd_jitter(job *j)
+{
+    ops->cast(j->y[0], j->x[0]);
+    ops->jitter_fwd(j->y[0], 0.3f, SEED, 1);
+}
+
+static void bwd_jitter(job *j)
+{
+    ops->cast(j->dx[0], j->dy);
+    ops->jitter_bwd(j->dx[0], 0.3f, SEED, 1);
+}
+
+static const subject jitter = {"jitter", 1, false, make_gelu, fwd_jitter, bwd_jitter};
+
 static void fwd_dropout(job *j)
 {
     ops->cast(j->y[0], j->x[0]);
@@ -332,6 +368,57 @@ static void bwd_softmax(job *j)
 
 static const subject softmax = {"softmax", 1, true, make_softmax, fwd_softmax, bwd_softmax};
 
+static void fwd_sigmoid(job *j)
+{
+    ops->sigmoid_fwd(j->y[0], j->x[0]);
+}
+static void bwd_sigmoid(job *j)
+{
+    ops->sigmoid_bwd(j->dx[0], j->dy, j->y[0]);
+}
+
+static const subject sigmoid = {"sigmoid", 1, true, make_softmax, fwd_sigmoid, bwd_sigmoid};
+
+static void make_temper(job *j)
+{
+    activation(j, j->rows, 40);
+    weight(j, 1, 1, MH_F32);
+    output(j, j->rows, 40, MH_F32);
+}
+
+static void fwd_temper(job *j)
+{
+    ops->temper_fwd(j->y[0], j->x[0], j->x[1].p);
+}
+static void bwd_temper(job *j)
+{
+    ops->temper_bwd(j->dx[0], j->dx[1].p, j->dy, j->y[0], j->x[1].p);
+}
+
+static const subject temper = {"temper", 1, true, make_temper, fwd_temper, bwd_temper};
+
+static void make_z_loss(job *j)
+{
+    int64_t cols = j->large ? 40 : 4; /* few: the rounding of a large result would hide its differences */
+    weight(j, j->rows, cols, MH_F32);
+    output(j, 1, 1, MH_F32);
+    output(j, j->rows, 1, MH_F32);
+    j->work[0] = filled(j, j->rows, cols, MH_F32, 0);
+}
+
+static void fwd_z_loss(job *j)
+{
+    *(float *)j->y[0].p = ops->z_loss_fwd(j->y[1].p, j->x[0]);
+}
+static void bwd_z_loss(job *j)
+{
+    ops->softmax_fwd(j->work[0], j->x[0]);
+    ops->z_loss_bwd(j->dx[0], *(float *)j->dy.p, j->work[0], j->y[1].p);
+}
+
+static const subject z_loss_fwd = {"z_loss", 1, true, make_z_loss, fwd_z_loss, bwd_z_loss};
+#define z_loss_bwd z_loss_fwd
+
 enum { EXPERTS = 20, TOP_K = 3 };
 
 /* Probabilities, and choices that stay as they are while the probabilities are varied: no routing tie can be
@@ -341,26 +428,29 @@ static void make_probabilities(job *j)
     mh_mat p = weight(j, j->rows, EXPERTS, MH_F32);
     ops->softmax_fwd(p, p);
     j->index = indices(j, j->rows * TOP_K, 1);
-    ops->top_k(j->index, p, TOP_K);
+    ops->top_k(j->index, p, NULL, TOP_K);
 }
 
+/* Variants from 2 on: some choices are passed over. */
 static void make_gates(job *j)
 {
     make_probabilities(j);
+    for (int64_t r = 0; j->variant >= 2 && r < j->rows; r += 3)
+        j->index[r * TOP_K + 1] = ~j->index[r * TOP_K + 1];
     j->added[0] = false;
     output(j, j->rows, TOP_K, MH_F32);
 }
 
 static void fwd_gates(job *j)
 {
-    ops->gates_fwd(j->y[0].p, j->x[0], j->index, TOP_K, j->variant);
+    ops->gates_fwd(j->y[0].p, j->x[0], j->index, TOP_K, j->variant % 2);
 }
 static void bwd_gates(job *j)
 {
-    ops->gates_bwd(j->dx[0], j->dy.p, j->x[0], j->index, TOP_K, j->variant);
+    ops->gates_bwd(j->dx[0], j->dy.p, j->x[0], j->index, TOP_K, j->variant % 2);
 }
 
-static const subject gates = {"gates", 2, true, make_gates, fwd_gates, bwd_gates};
+static const subject gates = {"gates", 4, true, make_gates, fwd_gates, bwd_gates};
 
 static void make_balance(job *j)
 {
@@ -385,8 +475,8 @@ static void make_plan(job *j)
 {
     mh_plan_layout(&j->plan, &j->memory, j->rows, EXPERTS, TOP_K);
     mh_mat p = numbers(j, j->rows, EXPERTS, MH_F32);
-    ops->top_k(j->plan.choice, p, TOP_K);
-    ops->plan(&j->plan, j->rows, j->rows * TOP_K / EXPERTS);
+    ops->top_k(j->plan.choice, p, NULL, TOP_K);
+    ops->plan(&j->plan, j->rows, j->rows * TOP_K / EXPERTS, MH_DROP_POSITION);
 }
 
 static void make_dispatch(job *j)
@@ -492,21 +582,37 @@ static void make_top_k(job *j)
 
 static void fwd_top_k(job *j)
 {
-    ops->top_k(j->y[0].p, j->x[0], TOP_K);
+    ops->top_k(j->y[0].p, j->x[0], j->variant ? mh_mat_row(j->x[0], 1) : NULL, TOP_K);
 }
-static const subject top_k = {"top_k", 1, true, make_top_k, fwd_top_k, NULL};
+static const subject top_k = {"top_k", 2, true, make_top_k, fwd_top_k, NULL};
 
+static void make_second_expert(job *j)
+{
+    activation(j, j->rows, EXPERTS);
+    ops->softmax_fwd(j->x[0], j->x[0]);
+    output(j, j->rows, 2, MH_I32);
+}
+
+static void fwd_second_expert(job *j)
+{
+    ops->top_k(j->y[0].p, j->x[0], NULL, 2);
+    ops->second_expert(j->y[0].p, j->x[0], j->variant ? MH_SECOND_SAMPLING : MH_SECOND_RANDOM, SEED, 1);
+}
+static const subject second_expert = {"second_expert", 2, true, make_second_expert, fwd_second_expert, NULL};
+
+/* Variant 1: those with the largest gates stay. */
 static void make_plan_job(job *j)
 {
     make_plan(j);
+    memcpy(j->plan.gate, numbers(j, j->rows, TOP_K, MH_F32).p, (size_t)(j->rows * TOP_K) * sizeof(float));
     j->y[j->outputs++] = mh_mat_of(j->plan.slot, j->rows, TOP_K, MH_I32);
 }
 
 static void fwd_plan(job *j)
 {
-    ops->plan(&j->plan, j->rows, 0);
+    ops->plan(&j->plan, j->rows, j->variant ? j->rows * TOP_K / EXPERTS : 0, MH_DROP_PROBABILITY);
 }
-static const subject plan = {"plan", 1, true, make_plan_job, fwd_plan, NULL};
+static const subject plan = {"plan", 2, true, make_plan_job, fwd_plan, NULL};
 
 static void fwd_add(job *j)
 {

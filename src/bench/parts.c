@@ -150,9 +150,9 @@ static void balance_bwd(mh_mat dp, float weight, const int32_t *choice, int top_
     TIMED(ROUTER, balance_bwd(dp, weight, choice, top_k));
 }
 
-static void top_k(int32_t *choice, mh_mat p, int k)
+static void top_k(int32_t *choice, mh_mat p, const float *bias, int k)
 {
-    TIMED(ROUTER, top_k(choice, p, k));
+    TIMED(ROUTER, top_k(choice, p, bias, k));
 }
 
 /* In a pass only the router's input is cast. */
@@ -161,9 +161,9 @@ static void cast(mh_mat y, mh_mat x)
     TIMED(ROUTER, cast(y, x));
 }
 
-static void plan(mh_plan *p, int64_t rows, int64_t capacity)
+static void plan(mh_plan *p, int64_t rows, int64_t capacity, mh_drop drop)
 {
-    TIMED(DISPATCH, plan(p, rows, capacity));
+    TIMED(DISPATCH, plan(p, rows, capacity, drop));
 }
 
 static void dispatch_fwd(mh_mat y, mh_mat x, const mh_plan *p)

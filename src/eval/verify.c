@@ -236,7 +236,7 @@ static mh_status run_layer(layer_run *r, comparison *c, const float *x, const fl
     mh_ffn_fwd(&r->ffn, &r->params, ops, &r->pass, r->y, r->x);
     mh_ffn_bwd(&r->ffn, &r->params, ops, &r->pass, &r->back, r->dx, r->dy, r->x, 1);
 
-    ops->top_k(r->natural, r->pass.v.prob, r->pass.plan.top_k);
+    ops->top_k(r->natural, r->pass.v.prob, NULL, r->pass.plan.top_k);
     compare_choices(c, r->natural, topk, r->choices);
     c->result->kept = r->choices;
     for (int64_t i = 0; i < r->choices; i++)
@@ -348,7 +348,7 @@ static void natural_choices(comparison *c, decoder_run *r, int32_t *const *choic
         mh_ffn_pass *ffn = mh_pass_ffn(r->pass, i);
         if (ffn == NULL)
             continue;
-        r->model->ops->top_k(ffn->plan.choice, ffn->v.prob, ffn->plan.top_k);
+        r->model->ops->top_k(ffn->plan.choice, ffn->v.prob, NULL, ffn->plan.top_k);
         compare_choices(c, ffn->plan.choice, choices[i], ffn->plan.rows * ffn->plan.top_k);
     }
 }

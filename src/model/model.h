@@ -207,7 +207,7 @@ typedef struct {
 /* What one forward leaves for its backward. */
 typedef struct {
     mh_ffn_mats v;
-    mh_mat rounded;    /* BitNet: what the experts take in place of their input [S*K, s] */
+    mh_mat rounded; /* BitNet: what the experts take in place of their input [S*K, s] */
     mh_plan plan;
     double balance;        /* the balance loss of this forward */
     const int32_t *forced; /* choices to use in place of the router's own, or NULL */

@@ -69,10 +69,10 @@ void mh_route_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops 
     if (pass->forced != NULL)
         memcpy(plan->choice, pass->forced, (size_t)(rows.rows * k) * sizeof *plan->choice);
     else
-        ops->top_k(plan->choice, prob, k);
+        ops->top_k(plan->choice, prob, NULL, k);
     ops->gates_fwd(plan->gate, prob, plan->choice, k, m->renormalize);
     pass->balance = balancing->fwd ? balancing->fwd(ops, prob, plan) : 0;
-    ops->plan(plan, rows.rows, capacity_rows(m, rows.rows));
+    ops->plan(plan, rows.rows, capacity_rows(m, rows.rows), MH_DROP_POSITION);
 }
 
 void mh_route_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,

@@ -1,4 +1,4 @@
-/* activation: SwiGLU and GELU. */
+/* activation: SwiGLU, GELU and ReLU. */
 #include "kernel/kernel.h"
 #include "op/op.h"
 
@@ -60,6 +60,40 @@ void mh_cpu_gelu_bwd(mh_mat dup, mh_mat dy, mh_mat up)
             float *piece = mh_room(dup, r, j, left);
             mh_rows_now()->gelu_bwd(piece, mh_read(dy, r, j, n, left), mh_read(up, r, j, n, right), n);
             mh_write(dup, r, j, n, piece);
+        }
+    }
+}
+
+/* y = max(x, 0); NaN stays */
+void mh_cpu_relu_fwd(mh_mat y, mh_mat x)
+{
+#pragma omp parallel for schedule(static) if (mh_worth(y.rows * y.cols))
+    for (int64_t r = 0; r < y.rows; r++) {
+        float buffer[MH_CHUNK], room[MH_CHUNK];
+        for (int64_t j = 0; j < y.cols; j += MH_CHUNK) {
+            int64_t n = mh_least(MH_CHUNK, y.cols - j);
+            const float *in = mh_read(x, r, j, n, buffer);
+            float *piece = mh_room(y, r, j, room);
+            for (int64_t i = 0; i < n; i++)
+                piece[i] = in[i] < 0 ? 0 : in[i];
+            mh_write(y, r, j, n, piece);
+        }
+    }
+}
+
+/* dx = dy [y > 0] */
+void mh_cpu_relu_bwd(mh_mat dx, mh_mat dy, mh_mat y)
+{
+#pragma omp parallel for schedule(static) if (mh_worth(dy.rows * dy.cols))
+    for (int64_t r = 0; r < dy.rows; r++) {
+        float left[MH_CHUNK], right[MH_CHUNK], room[MH_CHUNK];
+        for (int64_t j = 0; j < dy.cols; j += MH_CHUNK) {
+            int64_t n = mh_least(MH_CHUNK, dy.cols - j);
+            const float *up = mh_read(dy, r, j, n, left), *out = mh_read(y, r, j, n, right);
+            float *piece = mh_room(dx, r, j, room);
+            for (int64_t i = 0; i < n; i++)
+                piece[i] = out[i] > 0 ? up[i] : 0;
+            mh_write(dx, r, j, n, piece);
         }
     }
 }

@@ -49,9 +49,20 @@ typedef struct {
     int64_t *fill;   /* [E], work space of the build */
     int32_t *source; /* [S*K], the first begin[E] are in use */
     int32_t *slot;   /* [S*K] */
-    int32_t *choice; /* [S*K] experts in falling order of probability */
+    int32_t *choice; /* [S*K] experts in falling order of probability; ~e: see mh_chosen */
     float *gate;     /* [S*K] weight of each choice */
 } mh_plan;
+
+/* The expert of a choice. One that is passed over (GShard's random second expert) is written ~e: its gate
+ * still has a part in the sum that gates are divided by, but it gets no row. */
+static inline int32_t mh_chosen(int32_t choice)
+{
+    return choice < 0 ? ~choice : choice;
+}
+
+/* Who is kept by an expert whose capacity is reached: within the first choices, then the second, and so on,
+ * whoever comes first, or has the larger gate. */
+typedef enum { MH_DROP_POSITION, MH_DROP_PROBABILITY } mh_drop;
 
 /* Carves a plan for at most `rows` routed rows. */
 void mh_plan_layout(mh_plan *plan, mh_arena *arena, int64_t rows, int experts, int top_k);
@@ -60,7 +71,7 @@ void mh_plan_layout(mh_plan *plan, mh_arena *arena, int64_t rows, int experts, i
 typedef struct {
     double entropy; /* of the shares, divided by ln E: 1 = even; 1 for a single expert */
     double largest; /* the largest share of dispatched rows */
-    double dropped; /* share of (row, choice) pairs over capacity */
+    double dropped; /* share of (row, choice) pairs over capacity or passed over */
 } mh_load;
 
 mh_load mh_plan_load(const mh_plan *plan);
@@ -84,6 +95,9 @@ size_t mh_attention_scratch(int64_t capacity, int head_dim);
 
 typedef enum { MH_NORM_RMS, MH_NORM_LAYER } mh_norm_kind;
 
+/* GShard's second expert: the second best; passed over at random if its gate is small; drawn. */
+typedef enum { MH_SECOND_ALL, MH_SECOND_RANDOM, MH_SECOND_SAMPLING } mh_second;
+
 typedef struct {
     double rate, beta1, beta2, eps, decay; /* decay already 0 for parameters that are not decayed */
     int64_t step;                          /* from 1 */
@@ -106,13 +120,20 @@ typedef struct {
  *            exponentials.
  * swiglu     y = up * silu(gate)
  * gelu       y = up/2 (1 + erf(up/sqrt 2))
+ * relu       y = max(x, 0), in place allowed; dx = dy [y > 0].
  * dropout    in place: x_i / (1-rate) where uniform(seed, stream, i) >= rate, else 0. The same call on dx
  *            is its backward.
+ * jitter     in place: x_i (1 + range (2 uniform(seed, stream, i) - 1)). The same call on dx is its
+ *            backward.
  * embedding  y_n = w[token_n]; dw[token_n] += dy_n. Tokens are valid.
  * softmax    of each row, f32, in place allowed (p = logits); dlogits = p (dp - sum p dp), in place allowed.
+ * sigmoid    of each element, f32, in place allowed (p = 1/(1 + exp(-logits))); dlogits = dp p (1 - p).
+ * temper     y = x exp(-t), f32, in place allowed; dx = dy exp(-t), *dt -= sum dy y.
  * gates      gate[r,c] = p[r, choice[r,c]], divided by its row's sum if renormalize (never for K = 1).
  * balance    returns aux = E sum_e f_e P_e (GShard), f_e the share of rows whose first choice is e and P_e
  *            the mean of p's column e; backward adds weight*daux/dp to dp.
+ * z_loss     returns z = mean over rows of lse^2, lse[r] = log sum exp(logits[r]); backward adds
+ *            weight*dz/dlogits, with p the softmax of the logits.
  * dispatch   y[i] = x[source[i]] for i < begin[E]; dx[r] = sum_c dy[slot[r,c]].
  * combine    y[r] = sum_c gate[r,c] x[slot[r,c]] over kept choices; dx[slot] = gate dy[r],
  *            dgate[r,c] = dy[r].x[slot] (0 if dropped).
@@ -138,15 +159,23 @@ typedef struct {
     FWD_BWD(swiglu, (mh_mat y, mh_mat gate, mh_mat up),                                                    \
             (mh_mat dgate, mh_mat dup, mh_mat dy, mh_mat gate, mh_mat up))                                 \
     FWD_BWD(gelu, (mh_mat y, mh_mat up), (mh_mat dup, mh_mat dy, mh_mat up))                               \
+    FWD_BWD(relu, (mh_mat y, mh_mat x), (mh_mat dx, mh_mat dy, mh_mat y))                                  \
+    FWD_BWD(jitter, (mh_mat x, float range, uint64_t seed, uint64_t stream),                               \
+            (mh_mat dx, float range, uint64_t seed, uint64_t stream))                                      \
     FWD_BWD(dropout, (mh_mat x, float rate, uint64_t seed, uint64_t stream),                               \
             (mh_mat dx, float rate, uint64_t seed, uint64_t stream))                                       \
     FWD_BWD(embedding, (mh_mat y, const int32_t *token, mh_mat w),                                         \
             (float *dw, const int32_t *token, mh_mat dy))                                                  \
     FWD_BWD(softmax, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                     \
+    FWD_BWD(sigmoid, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                     \
+    FWD_BWD(temper, (mh_mat y, mh_mat x, const float *t),                                                  \
+            (mh_mat dx, float *dt, mh_mat dy, mh_mat y, const float *t))                                   \
     FWD_BWD(gates, (float *gate, mh_mat p, const int32_t *choice, int top_k, bool renormalize),            \
             (mh_mat dp, const float *dgate, mh_mat p, const int32_t *choice, int top_k, bool renormalize)) \
     ONE(balance_fwd, float, (mh_mat p, const int32_t *choice, int top_k))                                  \
     ONE(balance_bwd, void, (mh_mat dp, float weight, const int32_t *choice, int top_k))                    \
+    ONE(z_loss_fwd, float, (float *lse, mh_mat logits))                                                    \
+    ONE(z_loss_bwd, void, (mh_mat dlogits, float weight, mh_mat p, const float *lse))                      \
     FWD_BWD(dispatch, (mh_mat y, mh_mat x, const mh_plan *plan),                                           \
             (mh_mat dx, mh_mat dy, const mh_plan *plan))                                                   \
     FWD_BWD(combine, (mh_mat y, mh_mat x, const mh_plan *plan),                                            \
@@ -157,9 +186,12 @@ typedef struct {
         (float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target, float scale,         \
          mh_mat logits, mh_mat dlogits))                                                                   \
     /* without derivatives */                                                                              \
-    ONE(top_k, void, (int32_t * choice, mh_mat p, int top_k)) /* falling p, ties: lowest index */          \
-    ONE(plan, void,                                                                                        \
-        (mh_plan * plan, int64_t rows, int64_t capacity)) /* from plan->choice; capacity 0: none */        \
+    /* falling p + bias (NULL: 0), ties: lowest index */                                                   \
+    ONE(top_k, void, (int32_t * choice, mh_mat p, const float *bias, int top_k))                           \
+    /* changes the second of two choices as the policy says */                                             \
+    ONE(second_expert, void, (int32_t * choice, mh_mat p, mh_second how, uint64_t seed, uint64_t stream))  \
+    /* from plan->choice, and plan->gate to drop by; capacity 0: none */                                   \
+    ONE(plan, void, (mh_plan * plan, int64_t rows, int64_t capacity, mh_drop drop))                        \
     ONE(quantize, void, (mh_mat y, mh_mat x))                                                              \
     ONE(ternarize, void, (mh_mat y, mh_mat w, int groups))                                                 \
     ONE(add, void, (mh_mat y, mh_mat a, mh_mat b)) /* y = a + b, types may differ, aliasing allowed */     \

@@ -1,7 +1,8 @@
-/* router: probabilities, choices, gates and the balance loss; all in f32. */
+/* router: probabilities, choices, gates and the auxiliary losses; all in f32. */
 #include "kernel/kernel.h"
 #include "op/op.h"
 
+#include <math.h>
 #include <string.h>
 
 /* p = exp(l - max l) / sum */
@@ -28,13 +29,71 @@ void mh_cpu_softmax_bwd(mh_mat dlogits, mh_mat dp, mh_mat p)
     }
 }
 
+/* p = 1 / (1 + exp(-l)) */
+void mh_cpu_sigmoid_fwd(mh_mat p, mh_mat logits)
+{
+    const mh_rows *kernel = mh_rows_now();
+#pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
+    for (int64_t r = 0; r < p.rows; r++) {
+        float *out = mh_mat_row(p, r);
+        kernel->exp(out, mh_mat_row(logits, r), -1, 0, p.cols);
+        for (int64_t e = 0; e < p.cols; e++)
+            out[e] = 1 / (1 + out[e]);
+    }
+}
+
+/* dl = dp p (1 - p) */
+void mh_cpu_sigmoid_bwd(mh_mat dlogits, mh_mat dp, mh_mat p)
+{
+#pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
+    for (int64_t r = 0; r < p.rows; r++) {
+        const float *prob = mh_mat_row(p, r), *up = mh_mat_row(dp, r);
+        float *out = mh_mat_row(dlogits, r);
+        for (int64_t e = 0; e < p.cols; e++)
+            out[e] = up[e] * prob[e] * (1 - prob[e]);
+    }
+}
+
+/* y = x exp(-t) */
+void mh_cpu_temper_fwd(mh_mat y, mh_mat x, const float *t)
+{
+    float factor = expf(-*t);
+#pragma omp parallel for schedule(static) if (mh_worth(x.rows * x.cols))
+    for (int64_t r = 0; r < x.rows; r++)
+        mh_rows_now()->scale(mh_mat_row(y, r), factor, mh_mat_row(x, r), x.cols);
+}
+
+/* dt -= sum dy y, in pieces of rows whose number is fixed; dx = exp(-t) dy */
+void mh_cpu_temper_bwd(mh_mat dx, float *dt, mh_mat dy, mh_mat y, const float *t)
+{
+    enum { PARTS = 64 };
+    const mh_rows *kernel = mh_rows_now();
+    double part[PARTS] = {0}, sum = 0;
+    float factor = expf(-*t);
+    int64_t rows = (y.rows + PARTS - 1) / PARTS;
+#pragma omp parallel for schedule(static) if (mh_worth(y.rows * y.cols))
+    for (int i = 0; i < PARTS; i++)
+        for (int64_t r = i * rows; r < mh_least((i + 1) * rows, y.rows); r++) {
+            part[i] += (double)kernel->dot(mh_mat_row(dy, r), mh_mat_row(y, r), y.cols);
+            kernel->scale(mh_mat_row(dx, r), factor, mh_mat_row(dy, r), y.cols);
+        }
+    for (int i = 0; i < PARTS; i++)
+        sum += part[i];
+    *dt -= (float)sum;
+}
+
+static inline float biased(const float *p, const float *bias, int64_t e)
+{
+    return bias ? p[e] + bias[e] : p[e];
+}
+
 /* Keeps the K largest so far in falling order. An equal value goes behind, so the lowest index wins ties; NaN
  * goes behind everything, so that choices are valid whatever the numbers. */
-static void choose(int32_t *choice, const float *p, int64_t experts, int top_k)
+static inline void choose(int32_t *choice, const float *p, const float *bias, int64_t experts, int top_k)
 {
     for (int64_t e = 0; e < experts; e++) {
         int place = (int)mh_least(e, top_k);
-        while (place > 0 && p[e] > p[choice[place - 1]]) {
+        while (place > 0 && biased(p, bias, e) > biased(p, bias, choice[place - 1])) {
             if (place < top_k)
                 choice[place] = choice[place - 1];
             place--;
@@ -44,11 +103,48 @@ static void choose(int32_t *choice, const float *p, int64_t experts, int top_k)
     }
 }
 
-void mh_cpu_top_k(int32_t *choice, mh_mat p, int top_k)
+void mh_cpu_top_k(int32_t *choice, mh_mat p, const float *bias, int top_k)
 {
 #pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
     for (int64_t r = 0; r < p.rows; r++)
-        choose(choice + r * top_k, mh_mat_row(p, r), p.cols, top_k);
+        if (bias)
+            choose(choice + r * top_k, mh_mat_row(p, r), bias, p.cols, top_k);
+        else /* the compiler makes a loop without a bias of this */
+            choose(choice + r * top_k, mh_mat_row(p, r), NULL, p.cols, top_k);
+}
+
+/* The second expert drawn from the others in proportion to p: the largest of log p + Gumbel noise. */
+static int32_t sample_other(const float *p, int64_t experts, int32_t first, uint64_t seed, uint64_t stream,
+                            uint64_t index)
+{
+    int32_t best = first == 0;
+    double most = -INFINITY;
+    for (int32_t e = 0; e < experts; e++) {
+        double noisy = log((double)p[e]) - log(-log(mh_uniform(seed, stream, index + (uint64_t)e)));
+        if (e != first && noisy > most) {
+            most = noisy;
+            best = e;
+        }
+    }
+    return best;
+}
+
+/* GShard's policies for two choices. Random: the second is kept if twice its share of both exceeds a uniform
+ * number, so always where the two are alike. */
+void mh_cpu_second_expert(int32_t *choice, mh_mat p, mh_second policy, uint64_t seed, uint64_t stream)
+{
+    if (policy == MH_SECOND_ALL)
+        return;
+#pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
+    for (int64_t r = 0; r < p.rows; r++) {
+        const float *row = mh_mat_row(p, r);
+        int32_t first = choice[2 * r], *second = &choice[2 * r + 1];
+        if (policy == MH_SECOND_SAMPLING)
+            *second = sample_other(row, p.cols, first, seed, stream, (uint64_t)(r * p.cols));
+        else if (2 * (double)row[*second] / (double)(row[first] + row[*second]) <=
+                 mh_uniform(seed, stream, (uint64_t)r))
+            *second = ~*second;
+    }
 }
 
 /* What the gates of a row are divided by. One choice is never renormalised: a constant gate of 1 would cut
@@ -59,7 +155,7 @@ static float divisor(const float *p, const int32_t *choice, int top_k, bool reno
         return 1;
     float sum = 0;
     for (int c = 0; c < top_k; c++)
-        sum += p[choice[c]];
+        sum += p[mh_chosen(choice[c])];
     return sum;
 }
 
@@ -70,7 +166,7 @@ void mh_cpu_gates_fwd(float *gate, mh_mat p, const int32_t *choice, int top_k, b
         const float *row = mh_mat_row(p, r);
         float s = divisor(row, choice + r * top_k, top_k, renormalize);
         for (int64_t c = r * top_k; c < (r + 1) * top_k; c++)
-            gate[c] = row[choice[c]] / s;
+            gate[c] = row[mh_chosen(choice[c])] / s;
     }
 }
 
@@ -85,9 +181,9 @@ void mh_cpu_gates_bwd(mh_mat dp, const float *dgate, mh_mat p, const int32_t *ch
         memset(out, 0, (size_t)dp.cols * sizeof *out);
         if (renormalize && top_k > 1)
             for (int64_t c = r * top_k; c < (r + 1) * top_k; c++)
-                mean += dgate[c] * row[choice[c]] / s;
+                mean += dgate[c] * row[mh_chosen(choice[c])] / s;
         for (int64_t c = r * top_k; c < (r + 1) * top_k; c++)
-            out[choice[c]] = (dgate[c] - mean) / s;
+            out[mh_chosen(choice[c])] = (dgate[c] - mean) / s;
     }
 }
 
@@ -148,4 +244,28 @@ void mh_cpu_balance_bwd(mh_mat dp, float weight, const int32_t *choice, int top_
             mh_rows_now()->add(row, row, share, n);
         }
     }
+}
+
+/* z = mean_r lse_r^2 */
+float mh_cpu_z_loss_fwd(float *lse, mh_mat logits)
+{
+    const mh_rows *kernel = mh_rows_now();
+#pragma omp parallel for schedule(static) if (mh_worth(logits.rows * logits.cols))
+    for (int64_t r = 0; r < logits.rows; r++) {
+        const float *row = mh_mat_row(logits, r);
+        float most = kernel->max(row, logits.cols), sum = 0, power[MH_CHUNK];
+        for (int64_t e = 0; e < logits.cols; e += MH_CHUNK)
+            sum += kernel->exp(power, row + e, 1, most, mh_least(MH_CHUNK, logits.cols - e));
+        lse[r] = most + logf(sum);
+    }
+    return (float)(kernel->squares_wide(lse, logits.rows) / (double)logits.rows);
+}
+
+/* dl += weight 2/S lse p */
+void mh_cpu_z_loss_bwd(mh_mat dlogits, float weight, mh_mat p, const float *lse)
+{
+    float factor = 2 * weight / (float)p.rows;
+#pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
+    for (int64_t r = 0; r < p.rows; r++)
+        mh_rows_now()->axpy(mh_mat_row(dlogits, r), factor * lse[r], mh_mat_row(p, r), p.cols);
 }
