@@ -69,7 +69,11 @@ static double loss_of(fixture *f)
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += (double)f->nll[i];
-    return sum / (double)n + f->model->config.moe.balance_weight * mh_pass_balance(f->pass);
+    double z = 0;
+    for (int64_t i = 0; i < f->model->config.layers; i++)
+        z += f->pass->blocks[i].ffn.z_loss;
+    const mh_moe_config *moe = &f->model->config.moe;
+    return sum / (double)n + moe->balance_weight * mh_pass_balance(f->pass) + moe->z_weight * z;
 }
 
 static void step_of(fixture *f)
@@ -124,6 +128,32 @@ static void test_bad_configs(void **state)
     c = small();
     c.vocab = 0;
     FAILS(MH_EVALUE, "model.vocab", mh_config_resolve(&c));
+    static const struct {
+        const char *set[2], *sentence;
+    } contradictions[] = {
+        {{"moe.renormalize=true", "moe.top_k=1"}, "moe.renormalize and moe.top_k 1"},
+        {{"moe.second_expert=random", "moe.top_k=3"},
+         "moe.second_expert random needs moe.top_k 2, but it is 3"},
+        {{"moe.second_expert=sampling", "moe.balance=bias"},
+         "moe.second_expert sampling and moe.balance bias"},
+        {{"moe.drop=probability"}, "moe.drop probability needs a capacity, but moe.capacity_factor is 0"},
+        {{"moe.balance=bias", "moe.balance_weight=0.01"},
+         "moe.balance bias has no loss to weigh, but moe.balance_weight is 0.01"},
+        {{"moe.balance=none", "moe.balance_weight=0.01"}, "moe.balance none has no loss"},
+        {{"moe.score=sigmoid"}, "moe.score sigmoid and moe.balance gshard"},
+        {{"moe.score=sigmoid", "moe.balance=none"}, NULL},
+    };
+    for (size_t i = 0; i < sizeof contradictions / sizeof *contradictions; i++) {
+        c = small_mhmoe();
+        for (int k = 0; k < 2 && contradictions[i].set[k]; k++)
+            OK(mh_options_assign(&mh_config_options, &c, contradictions[i].set[k]));
+        if (contradictions[i].sentence)
+            FAILS(MH_EVALUE, contradictions[i].sentence, mh_config_resolve(&c));
+        else
+            OK(mh_config_resolve(&c));
+    }
+    c.moe.z_weight = 0.001;
+    FAILS(MH_EVALUE, "moe.score sigmoid and moe.z_weight 0.001", mh_config_resolve(&c));
     c = small();
     c.moe.shared_experts = 1;
     FAILS(MH_EVALUE, "moe.shared_experts 1 stand beside routed ones, but moe.experts is 0",
@@ -259,7 +289,7 @@ static void test_flops_are_those_of_a_forward(void **state)
     configs[0].kv_heads = 2;
     configs[2].moe.router = MH_ROUTER_XMOE_CODE;
     configs[3].activation = MH_GELU, configs[3].moe = (mh_moe_config){.experts = 3, .top_k = 2, .every = 1};
-    configs[4].moe.shared_experts = 2;
+    configs[4].moe.shared_experts = 2, configs[4].moe.router = MH_ROUTER_XMOE;
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         fixture f = make(configs[i], MH_PRECISION_F32, 3, 16);
         struct mh_ops counting = *f.model->ops;
@@ -483,6 +513,7 @@ static double gradient_error(mh_config config, int sabotaged, float sabotage)
     fixture f = make(config, MH_PRECISION_F32, 2, 16);
     mh_params *p = &f.model->params;
     int32_t *choices[4] = {0};
+    f.call.train = true, f.call.seed = 3, f.call.step = 1;
     step_of(&f);
     for (int64_t i = 0; i < f.model->config.layers; i++) {
         mh_ffn_pass *ffn = mh_pass_ffn(f.pass, i);
@@ -537,7 +568,7 @@ static const double gradient_bound = 4e-3;
 static void test_model_gradients(void **state)
 {
     (void)state;
-    enum { VARIANTS = 7 };
+    enum { VARIANTS = 11 };
     mh_config variants[VARIANTS];
     for (int i = 0; i < VARIANTS; i++)
         variants[i] = i == 0 || i == 5 ? small() : small_mhmoe();
@@ -548,6 +579,13 @@ static void test_model_gradients(void **state)
     variants[5].activation = MH_GELU, variants[5].bias = 1;
     variants[5].moe.experts = 3, variants[5].moe.merge = MH_ON;
     variants[6].moe.shared_experts = 2;
+    variants[7].moe.score = MH_SCORE_SIGMOID, variants[7].moe.balance = MH_BALANCING_BIAS;
+    variants[7].moe.renormalize = 1;
+    variants[8].moe.router = MH_ROUTER_XMOE, variants[8].moe.z_weight = 0.1, variants[8].moe.jitter = 0.2;
+    variants[9].moe.second_expert = MH_SECOND_RANDOM, variants[9].moe.renormalize = 1;
+    variants[9].moe.z_weight = 1;
+    variants[10].moe.second_expert = MH_SECOND_SAMPLING, variants[10].moe.balance = MH_BALANCING_NONE;
+    variants[10].moe.capacity_factor = 0.75;
     for (int i = 0; i < VARIANTS; i++) {
         double error = gradient_error(variants[i], -1, 1);
         if (!(error < gradient_bound))
@@ -563,16 +601,22 @@ static void test_threads_give_equal_bits(void **state)
 {
     (void)state;
     int most = omp_get_max_threads();
-    for (int variant = 0; variant < 4; variant++) {
+    mh_config configs[4] = {small_mhmoe(), small_mhmoe(), small_mhmoe(), small_mhmoe()};
+    configs[1].moe.router = MH_ROUTER_XMOE, configs[1].moe.second_expert = MH_SECOND_RANDOM;
+    configs[1].moe.jitter = 0.1, configs[1].moe.z_weight = 0.1;
+    configs[2].moe.score = MH_SCORE_SIGMOID, configs[2].moe.balance = MH_BALANCING_BIAS;
+    configs[2].moe.capacity_factor = 1, configs[2].moe.drop = MH_DROP_PROBABILITY;
+    configs[3].quant = MH_QUANT_BITNET158, configs[3].moe.shared_experts = 1;
+    for (int variant = 0; variant < 8; variant++) {
         mh_precision precision = variant % 2 ? MH_PRECISION_BF16 : MH_PRECISION_F32;
         float *want = NULL;
         size_t bytes = 0;
         for (int threads = 1; threads <= 4; threads *= 2) {
             omp_set_num_threads(threads);
-            mh_config c = small_mhmoe();
-            c.context = 64;
-            c.quant = variant < 2 ? MH_QUANT_NONE : MH_QUANT_BITNET158;
+            mh_config c = configs[variant / 2];
+            c.context = 64, c.layers = 2;
             fixture f = make(c, precision, 65, 64); /* 4160 tokens, 8320 routed rows */
+            f.call.train = true;
             step_of(&f);
             bytes = (size_t)f.model->params.elements * sizeof(float);
             if (want == NULL) {
@@ -612,6 +656,64 @@ static void test_dropout_only_in_training(void **state)
     double first = loss_of(&f), again = loss_of(&f);
     f.call.step = 2;
     assert_true(first == again && first != plain && loss_of(&f) != first);
+    unmake(&f);
+}
+
+/* Jitter and the second expert's lot fall in training alone, and anew at each step. */
+static void test_chance_only_in_training(void **state)
+{
+    (void)state;
+    for (int variant = 0; variant < 3; variant++) {
+        mh_config c = small_mhmoe();
+        c.moe.jitter = variant == 0 ? 0.5 : 0;
+        c.moe.second_expert = variant;
+        fixture a = make(small_mhmoe(), MH_PRECISION_F32, 2, 16), f = make(c, MH_PRECISION_F32, 2, 16);
+        double plain = loss_of(&f);
+        assert_true(plain == loss_of(&a));
+        f.call.train = true, f.call.seed = 3, f.call.step = 1;
+        double first = loss_of(&f), again = loss_of(&f);
+        f.call.step = 2;
+        assert_true(first == again && first != plain && loss_of(&f) != first);
+        unmake(&a);
+        unmake(&f);
+    }
+}
+
+/* The bias moves towards an even load, chooses, and does not gate. */
+static void test_bias_balances(void **state)
+{
+    (void)state;
+    mh_config c = small_mhmoe();
+    c.moe.score = MH_SCORE_SIGMOID, c.moe.balance = MH_BALANCING_BIAS, c.moe.bias_rate = 0.01;
+    c.layers = 2, c.context = 64;
+    fixture f = make(c, MH_PRECISION_F32, 8, 64);
+    float *bias = param(&f, "layers.1.moe.router.bias");
+    const mh_plan *plan = &mh_pass_ffn(f.pass, 1)->plan;
+    double before = 0, after = 0;
+    for (int step = 0; step < 100; step++) {
+        loss_of(&f);
+        after = mh_plan_load(plan).largest;
+        before = step == 0 ? after : before;
+        int64_t load[6];
+        for (int e = 0; e < 6; e++)
+            load[e] = plan->begin[e + 1] - plan->begin[e];
+        float was[6];
+        memcpy(was, bias, sizeof was);
+        mh_balance_count(f.pass, f.model);
+        mh_balance_update(f.pass, f.model);
+        for (int e = 0; e < 6; e++) {
+            float step_of_bias = load[e] * 6 > plan->rows * 2   ? -0.01f
+                                 : load[e] * 6 < plan->rows * 2 ? 0.01f
+                                                                : 0;
+            assert_true(fabsf(bias[e] - was[e] - step_of_bias) < 1e-6f);
+        }
+    }
+    assert_true(before > 0.25 && after < 0.2); /* 1/6 is even */
+    for (int64_t r = 0; r < plan->rows; r++) {
+        const float *prob = mh_mat_row(mh_pass_ffn(f.pass, 1)->v.prob, r);
+        for (int k = 0; k < 2; k++)
+            assert_true(plan->gate[2 * r + k] == prob[plan->choice[2 * r + k]]);
+    }
     unmake(&f);
 }
 
@@ -665,6 +767,8 @@ int main(void)
         cmocka_unit_test(test_threads_give_equal_bits),
         cmocka_unit_test(test_bf16_is_near_f32),
         cmocka_unit_test(test_dropout_only_in_training),
+        cmocka_unit_test(test_chance_only_in_training),
+        cmocka_unit_test(test_bias_balances),
         cmocka_unit_test(test_find_nan),
         cmocka_unit_test(test_initialisation),
     };

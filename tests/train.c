@@ -101,6 +101,10 @@ static mh_recipe tiny_recipe(const char *run)
                                            "moe.experts=4",
                                            "moe.top_k=2",
                                            "moe.ffn_dim=16",
+                                           "moe.score=sigmoid",
+                                           "moe.balance=bias",
+                                           "moe.second_expert=random",
+                                           "moe.jitter=0.1",
                                            "train.steps=6",
                                            "data.mask_documents=true",
                                            "train.batch=4",
@@ -855,15 +859,16 @@ static void memory_estimate_is_the_sum_of_the_parts(void **state)
     mh_batches_close(batches);
 }
 
-/* Loss and gradient norm of the first update. */
-static mh_update first_update(int micro_batch)
+/* Loss and gradient norm of the first update, and the biases on the choice of experts after it. */
+static mh_update first_update(int micro_batch, float bias[4])
 {
     mh_recipe recipe = tiny_recipe("unused");
     char text[64];
     snprintf(text, sizeof text, "train.micro_batch=%d", micro_batch);
     set(&recipe, text);
     set(&recipe, "model.dropout=0");
-    set(&recipe, "moe.balance_weight=0"); /* counted for each micro-batch, and so not the same */
+    set(&recipe, "moe.jitter=0"); /* noise is another in each micro-batch */
+    set(&recipe, "moe.second_expert=all");
     mh_batches *batches;
     OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
     OK(mh_recipe_resolve(&recipe, batches));
@@ -874,6 +879,8 @@ static mh_update first_update(int micro_batch)
     mh_model_init(model, 1);
     OK(mh_step_init(&step, &recipe, model, batches));
     OK(mh_step_run(&step, 1, &update));
+    memcpy(bias, mh_param_value(&model->params, mh_params_find(&model->params, "layers.1.moe.router.bias")).p,
+           4 * sizeof *bias);
     mh_step_release(&step);
     mh_model_free(model);
     mh_batches_close(batches);
@@ -883,9 +890,12 @@ static mh_update first_update(int micro_batch)
 static void micro_batches_add_up(void **state)
 {
     (void)state;
-    mh_update whole = first_update(4);
+    float bias[4], same[4];
+    mh_update whole = first_update(4, bias);
+    assert_true(bias[0] != 0 || bias[1] != 0);
     for (int micro_batch = 1; micro_batch <= 2; micro_batch++) {
-        mh_update parts = first_update(micro_batch);
+        mh_update parts = first_update(micro_batch, same);
+        assert_memory_equal(bias, same, sizeof bias);
         assert_true(fabs(parts.loss - whole.loss) < 1e-6 * whole.loss); /* f32 in another order */
         assert_true(fabs(parts.grad_norm - whole.grad_norm) < 1e-5 * whole.grad_norm);
     }

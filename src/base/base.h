@@ -64,7 +64,9 @@ typedef enum {
     MH_RANDOM_DROPOUT,
     MH_RANDOM_BATCHES,
     MH_RANDOM_SAMPLE,
-    MH_RANDOM_TEST
+    MH_RANDOM_TEST,
+    MH_RANDOM_JITTER,
+    MH_RANDOM_SECOND
 } mh_use;
 uint64_t mh_stream(mh_use use, uint64_t step, uint32_t layer);
 

@@ -64,7 +64,10 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
      MOE(baseline_experts), 1, 4096, NULL, 0},
     {"capacity_factor", "0", "an expert takes at most factor * top_k * ceil(rows/experts) rows; 0: no limit",
      MH_OPTION_FLOAT, MOE(capacity_factor), 0, 1000, NULL, 0},
-    {"renormalize", "false", "divide the gates of the chosen experts by their sum (never for top_k 1)",
+    {"drop", "position",
+     "who stays where capacity is short: those that come first, or those with the largest gates",
+     MH_OPTION_CHOICE, MOE(drop), 0, 0, "position|probability", 0},
+    {"renormalize", "false", "divide the gates of the chosen experts by their sum (needs a top_k over 1)",
      MH_OPTION_BOOL, MOE(renormalize), 0, 0, NULL, 0},
     {"head", "auto", "linear layer before the split; auto: on where heads > 1", MH_OPTION_CHOICE, MOE(head),
      0, 0, "auto|off|on", 0},
@@ -73,13 +76,27 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
     {"inner_residual", "false", "add each sub-token to its experts' output before the merge (paper A)",
      MH_OPTION_BOOL, MOE(inner_residual), 0, 0, NULL, 0},
     {"router", "auto",
-     "logits by a linear, or by X-MoE's reduced embeddings as the authors' code has them (xmoe-code); auto: "
-     "linear, or the preset's",
+     "logits by a linear, or by X-MoE's cosines as published (xmoe) or as in the authors' code (xmoe-code); "
+     "auto: linear, or the preset's",
      MH_OPTION_CHOICE, MOE(router), 0, 0, "auto" MH_ROUTERS(CHOICE), 0},
-    {"balance", "gshard", "what keeps the experts' loads alike: GShard's loss, or nothing", MH_OPTION_CHOICE,
-     MOE(balance), 0, 0, &("" MH_BALANCINGS(CHOICE))[1], 0},
-    {"balance_weight", "0.01", "weight of the load balancing loss, summed over MoE layers", MH_OPTION_FLOAT,
-     MOE(balance_weight), 0, 100, NULL, 0},
+    {"score", "softmax", "what the logits become: probabilities, or each by itself a number from 0 to 1",
+     MH_OPTION_CHOICE, MOE(score), 0, 0, "softmax|sigmoid", 0},
+    {"second_expert", "all",
+     "with top_k 2, in training: the second best; passed over at random if its gate is small; drawn (GShard)",
+     MH_OPTION_CHOICE, MOE(second_expert), 0, 0, "all|random|sampling", 0},
+    {"jitter", "0", "in training the router's input is multiplied by numbers within 1 - jitter to 1 + jitter",
+     MH_OPTION_FLOAT, MOE(jitter), 0, 0.9, NULL, 0},
+    {"z_weight", "0", "weight of the router's z-loss, which keeps its logits small, summed over MoE layers",
+     MH_OPTION_FLOAT, MOE(z_weight), 0, 100, NULL, 0},
+    {"balance", "gshard",
+     "what keeps the experts' loads alike: GShard's loss; a bias on the choice, moved after each update; "
+     "nothing",
+     MH_OPTION_CHOICE, MOE(balance), 0, 0, &("" MH_BALANCINGS(CHOICE))[1], 0},
+    {"balance_weight", "-1",
+     "weight of the balance loss, summed over MoE layers; -1: 0.01 with moe.balance gshard, else 0",
+     MH_OPTION_FLOAT, MOE(balance_weight), -1, 100, NULL, 0},
+    {"bias_rate", "0.001", "step of the bias of moe.balance bias", MH_OPTION_FLOAT, MOE(bias_rate), 0, 1,
+     NULL, 0},
 };
 
 static int64_t or_default(int64_t value, int64_t otherwise)
@@ -149,6 +166,42 @@ static mh_status apply_preset(mh_config *c)
     return MH_OK;
 }
 
+/* Settings that contradict each other. */
+static mh_status check_routing(const mh_moe_config *m)
+{
+    static const char *const second[] = {"all", "random", "sampling"};
+    if (m->renormalize && m->top_k == 1)
+        return mh_fail(MH_EVALUE,
+                       "moe.renormalize and moe.top_k 1 contradict each other: every gate would be "
+                       "1 and the router cut off from the loss; set one of them otherwise");
+    if (m->second_expert != MH_SECOND_ALL && m->top_k != 2)
+        return mh_fail(MH_EVALUE,
+                       "moe.second_expert %s needs moe.top_k 2, but it is %lld; set one of them otherwise",
+                       second[m->second_expert], (long long)m->top_k);
+    if (m->second_expert == MH_SECOND_SAMPLING && m->balance == MH_BALANCING_BIAS)
+        return mh_fail(MH_EVALUE,
+                       "moe.second_expert sampling and moe.balance bias contradict each other: the one draws "
+                       "the second expert whatever the other says; set one of them otherwise");
+    if (m->drop != MH_DROP_POSITION && m->capacity_factor == 0)
+        return mh_fail(MH_EVALUE, "moe.drop probability needs a capacity, but moe.capacity_factor is 0; set "
+                                  "it, for example to 1.25");
+    if (m->balance != MH_BALANCING_GSHARD && m->balance_weight > 0)
+        return mh_fail(MH_EVALUE,
+                       "moe.balance %s has no loss to weigh, but moe.balance_weight is %g; set it to 0, or "
+                       "moe.balance to gshard",
+                       m->balance == MH_BALANCING_BIAS ? "bias" : "none", m->balance_weight);
+    if (m->score == MH_SCORE_SIGMOID && m->balance == MH_BALANCING_GSHARD)
+        return mh_fail(MH_EVALUE,
+                       "moe.score sigmoid and moe.balance gshard contradict each other: that loss is about "
+                       "probabilities that sum to 1; set moe.balance to bias or none");
+    if (m->score == MH_SCORE_SIGMOID && m->z_weight > 0)
+        return mh_fail(MH_EVALUE,
+                       "moe.score sigmoid and moe.z_weight %g contradict each other: that loss is about the "
+                       "sum under a softmax; set moe.z_weight to 0",
+                       m->z_weight);
+    return MH_OK;
+}
+
 static mh_status check_moe(const mh_config *c)
 {
     const mh_moe_config *m = &c->moe;
@@ -161,7 +214,7 @@ static mh_status check_moe(const mh_config *c)
         return mh_fail(MH_EVALUE,
                        "moe.every %lld makes none of the %lld layers an MoE layer; use at most model.layers",
                        (long long)m->every, (long long)c->layers);
-    return MH_OK;
+    return check_routing(m);
 }
 
 mh_status mh_config_resolve(mh_config *c)
@@ -176,6 +229,8 @@ mh_status mh_config_resolve(mh_config *c)
         m->ffn_dim = or_default(m->ffn_dim, c->ffn_dim);
         m->every = or_default(m->every, 2);
         m->router = m->router ? m->router : MH_ROUTER_LINEAR;
+        if (m->balance_weight < 0)
+            m->balance_weight = m->balance == MH_BALANCING_GSHARD ? 0.01 : 0;
         if (m->shared_experts)
             m->shared_ffn_dim = or_default(m->shared_ffn_dim, c->ffn_dim);
         m->head = m->head == MH_AUTO ? (m->heads > 1 ? MH_ON : MH_OFF) : m->head;

@@ -133,6 +133,9 @@ void mh_model_init(mh_model *m, uint64_t seed)
             case MH_INIT_ONE:
                 w[j] = 1;
                 break;
+            case MH_INIT_CONSTANT:
+                w[j] = (float)p->scale;
+                break;
             case MH_INIT_UNIFORM:
                 w[j] = (float)(p->scale * (2 * mh_uniform(seed, stream, (uint64_t)j) - 1));
                 break;

@@ -68,6 +68,7 @@ void mh_forward(mh_pass *p, const mh_model *m, const mh_call *call)
         ops->add(mid, x, branch);
 
         norm_fwd(m, norm2, b->stat2, mid, block->ffn_norm);
+        b->ffn.draw = (mh_draw){call->train, call->seed, call->step, (uint32_t)i};
         mh_ffn_fwd(&block->ffn, params, ops, &b->ffn, branch, norm2);
         if (call->on_plan != NULL && block->ffn.moe.experts)
             call->on_plan(call->context, i, &b->ffn.plan);
@@ -100,7 +101,7 @@ static mh_mat branch_gradient(mh_pass *p, const mh_model *m, mh_mat dx, const mh
     return dbranch;
 }
 
-void mh_backward(mh_pass *p, const mh_model *m, const mh_call *call, double balance_scale)
+void mh_backward(mh_pass *p, const mh_model *m, const mh_call *call, double aux_scale)
 {
     const struct mh_ops *ops = m->ops;
     const mh_params *params = &m->params;
@@ -116,7 +117,7 @@ void mh_backward(mh_pass *p, const mh_model *m, const mh_call *call, double bala
 
         mh_mat dbranch = branch_gradient(p, m, dx, call, i, 1);
         mh_ffn_bwd(&block->ffn, params, ops, &b->ffn, ffn_back, dhalf, dbranch, live(b->norm2, call),
-                   balance_scale);
+                   aux_scale);
         if (block->shared.moe.ffn_dim) {
             mh_ffn_bwd(&block->shared, params, ops, &b->shared, &p->shared_back, dnorm, dbranch,
                        live(b->norm2, call), 0);

@@ -15,15 +15,18 @@ typedef enum { MH_AUTO, MH_OFF, MH_ON } mh_switch;
  * recipes. A new one is a file of its own and a line here. */
 #define MH_ROUTERS(ROUTER)           \
     ROUTER(LINEAR, linear, "linear") \
+    ROUTER(XMOE, xmoe, "xmoe")       \
     ROUTER(XMOE_CODE, xmoe_code, "xmoe-code")
 #define MH_BALANCINGS(BALANCING)        \
     BALANCING(GSHARD, gshard, "gshard") \
+    BALANCING(BIAS, bias, "bias")       \
     BALANCING(NONE, none, "none")
 
 #define MH_ROUTER_VALUE(VALUE, name, text)    MH_ROUTER_##VALUE,
 #define MH_BALANCING_VALUE(VALUE, name, text) MH_BALANCING_##VALUE,
 typedef enum { MH_ROUTER_AUTO, MH_ROUTERS(MH_ROUTER_VALUE) } mh_router_kind;
 typedef enum { MH_BALANCINGS(MH_BALANCING_VALUE) } mh_balancing_kind;
+typedef enum { MH_SCORE_SOFTMAX, MH_SCORE_SIGMOID } mh_score;
 
 typedef enum {
     MH_PRESET_NONE,
@@ -38,9 +41,13 @@ typedef enum {
 typedef struct {
     int64_t heads, experts, top_k, ffn_dim; /* ffn_dim: hidden width of one expert */
     double capacity_factor;                 /* 0: no capacity, nothing is dropped */
+    int drop;                               /* mh_drop */
     int renormalize, head, merge;           /* head, merge: mh_switch; auto is on where heads > 1 */
-    int inner_residual, router, balance;    /* router: mh_router_kind; balance: mh_balancing_kind */
-    double balance_weight;
+    int inner_residual, router, score;      /* mh_router_kind, mh_score */
+    int second_expert;                      /* mh_second */
+    double jitter, z_weight;                /* 0: none */
+    int balance;                            /* mh_balancing_kind */
+    double balance_weight, bias_rate;
     int64_t shared_experts, shared_ffn_dim; /* always on, beside the routed ones; hidden width of each */
     int64_t every, baseline_experts;        /* every n-th layer; experts of the baseline that presets match */
 } mh_moe_config;
@@ -57,7 +64,7 @@ typedef struct {
 } mh_config;
 
 /* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
-enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 16 };
+enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 22 };
 extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
 
 /* Both sections, for an mh_config. */
@@ -97,7 +104,7 @@ typedef enum {
     MH_PARTS
 } mh_part;
 
-typedef enum { MH_INIT_ZERO, MH_INIT_ONE, MH_INIT_UNIFORM, MH_INIT_NORMAL } mh_init;
+typedef enum { MH_INIT_ZERO, MH_INIT_ONE, MH_INIT_CONSTANT, MH_INIT_UNIFORM, MH_INIT_NORMAL } mh_init;
 
 typedef struct {
     char name[96];              /* "layers.3.moe.experts.up.weight" */
@@ -107,7 +114,7 @@ typedef struct {
     unsigned flags;
     mh_part part;
     mh_init init;
-    double scale; /* half-width of the uniform, deviation of the normal */
+    double scale; /* the constant, half-width of the uniform, deviation of the normal */
 } mh_param;
 
 /* All parameters of a model. The flat arrays make optimizer, clipping and counting single loops. */
@@ -178,7 +185,7 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
 
 /* ---- experts.c, moe.c: one feed-forward layer, dense or MoE -------------------------------------------- */
 
-enum { MH_ROUTER_SLOTS = 4 }; /* parameters and matrices that a router may have for itself */
+enum { MH_ROUTER_SLOTS = 5 }; /* parameters and matrices that a router may have for itself */
 
 /* One layer's settings and its indices into the registry, -1 where it has no such parameter. */
 typedef struct {
@@ -188,7 +195,7 @@ typedef struct {
     bool shared;          /* a dense layer that stands beside an MoE layer */
     mh_moe_config moe;    /* resolved; experts 0: dense, ffn_dim its width */
     int head_weight, head_bias, merge_weight, merge_bias;
-    int router[MH_ROUTER_SLOTS];
+    int router[MH_ROUTER_SLOTS], choice_bias;
     int gate, gate_bias, up, up_bias, down, down_bias;
 } mh_ffn;
 
@@ -197,20 +204,30 @@ void mh_ffn_register(mh_ffn *ffn, mh_params *params, const char *prefix);
 /* The matrices of a layer, as values (v) or as gradients of these (d). */
 typedef struct {
     mh_mat head; /* [N, D] output of the head layer */
-    mh_mat wide; /* f32 [S, s] the router's input (bf16 runs) */
+    mh_mat wide; /* f32 [S, s] the router's input, where it is not the rows themselves */
     mh_mat router[MH_ROUTER_SLOTS];
     mh_mat prob;                   /* f32 [S, E] */
     mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] three times, [S*K, s] */
     mh_mat combined;               /* [N, D], before the merge layer */
 } mh_ffn_mats;
 
+/* Where a forward's random numbers come from; without `train` there are none. */
+typedef struct {
+    bool train;
+    uint64_t seed, step;
+    uint32_t layer;
+} mh_draw;
+
 /* What one forward leaves for its backward. */
 typedef struct {
     mh_ffn_mats v;
     mh_mat rounded; /* BitNet: what the experts take in place of their input [S*K, s] */
     mh_plan plan;
-    double balance;        /* the balance loss of this forward */
-    const int32_t *forced; /* choices to use in place of the router's own, or NULL */
+    float *lse;             /* [S], for the z-loss */
+    double balance, z_loss; /* losses of this forward */
+    int64_t *load;          /* [E] choices of an update, where they are counted: see mh_balance_count */
+    mh_draw draw;           /* set before a forward */
+    const int32_t *forced;  /* choices to use in place of the router's own, or NULL */
 } mh_ffn_pass;
 
 /* Buffers of a backward, shared by all layers of a kind. */
@@ -226,9 +243,9 @@ void mh_ffn_layout_back(const mh_ffn *ffn, mh_ffn_back *back, mh_arena *arena, i
 void mh_ffn_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                 mh_mat y, mh_mat x);
 
-/* Gradients of sum(y * dy) + balance_scale * balance_weight * balance. */
+/* Gradients of sum(y * dy) + aux_scale * (balance_weight * balance + z_weight * z_loss). */
 void mh_ffn_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale);
+                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double aux_scale);
 
 /* out = experts(in), rows [begin[g], begin[g+1]) by expert g; begin NULL: one expert takes all. */
 void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
@@ -236,7 +253,7 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
 void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                     mh_ffn_back *back, mh_mat din, mh_mat dout, mh_mat in, const int64_t *begin);
 
-/* ---- router.c, router_*.c, balance_*.c: who goes to which expert --------------------------------------- */
+/* ---- router.c, router_*.c, balance.c, balance_*.c: who goes to which expert ---------------------------- */
 
 /* Logits over the experts for each routed row, in f32 whatever the run's precision. A router numbers its
  * parameters (ffn->router) and its matrices (v, or their gradients d) as it likes. */
@@ -250,10 +267,13 @@ typedef struct {
                 mh_mat *d, mh_mat drows, bool add, mh_mat dlogits, mh_mat rows);
 } mh_router;
 
-/* What keeps the experts' loads alike. All may be NULL. */
+/* What keeps the experts' loads alike: a loss, or a step after each update from the number of choices that
+ * fell on each expert. All may be NULL. */
 typedef struct {
-    double (*fwd)(const struct mh_ops *ops, mh_mat prob, const mh_plan *plan); /* a loss */
+    void (*add)(mh_ffn *ffn, mh_params *params, const char *prefix);
+    double (*fwd)(const struct mh_ops *ops, mh_mat prob, const mh_plan *plan);
     void (*bwd)(const struct mh_ops *ops, mh_mat dprob, double weight, const mh_plan *plan);
+    void (*update)(const mh_ffn *ffn, const mh_params *params, const int64_t *load);
 } mh_balancing;
 
 const mh_router *mh_router_of(const mh_moe_config *moe);
@@ -267,7 +287,7 @@ mh_param mh_router_weight(int64_t rows, int64_t cols);
 void mh_route_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                   mh_mat rows);
 void mh_route_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                  mh_ffn_back *back, mh_mat drows, mh_mat rows, double balance_scale);
+                  mh_ffn_back *back, mh_mat drows, mh_mat rows, double aux_scale);
 
 /* ---- model.c, layout.c: the decoder -------------------------------------------------------------------- */
 
@@ -350,8 +370,8 @@ typedef struct {
     const int32_t *token;     /* [batch*rows] */
     const int32_t *first_key; /* [batch*rows] or NULL: see mh_attention */
     int64_t batch, rows, past;
-    bool train;          /* apply dropout */
-    uint64_t seed, step; /* of dropout; micro-batches of an update differ in `step` */
+    bool train;          /* apply dropout, jitter and chance in routing */
+    uint64_t seed, step; /* of these; micro-batches of an update differ in `step` */
 
     /* Called after each MoE layer, or NULL. In inference the next layer uses the plan's memory. */
     void (*on_plan)(void *context, int64_t layer, const mh_plan *plan);
@@ -366,9 +386,15 @@ void mh_forward(mh_pass *pass, const mh_model *model, const mh_call *call);
 void mh_loss(mh_pass *pass, const mh_model *model, const mh_call *call, const int32_t *target, float *nll,
              float scale);
 
-/* After mh_loss with scale > 0: adds to all gradients, with balance_scale * balance_weight * balance loss of
- * each MoE layer. */
-void mh_backward(mh_pass *pass, const mh_model *model, const mh_call *call, double balance_scale);
+/* After mh_loss with scale > 0: adds to all gradients, with aux_scale times the weighted balance loss and
+ * z-loss of each MoE layer. */
+void mh_backward(mh_pass *pass, const mh_model *model, const mh_call *call, double aux_scale);
+
+/* For balancing without a loss. Adds the choices of the last forward to those of this update; and after the
+ * update lets the method act on them, and forgets them. Integers: neither threads nor micro-batches matter.
+ */
+void mh_balance_count(mh_pass *pass, const mh_model *model);
+void mh_balance_update(mh_pass *pass, const mh_model *model);
 
 /* Logits f32 [count, vocab] of rows [first, first+count) of the last forward. */
 void mh_logits(mh_pass *pass, const mh_model *model, int64_t first, int64_t count, float *logits);

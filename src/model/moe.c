@@ -13,6 +13,7 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
                    .head_bias = -1,
                    .merge_weight = -1,
                    .merge_bias = -1,
+                   .choice_bias = -1,
                    .gate = -1,
                    .gate_bias = -1,
                    .up_bias = -1,
@@ -60,6 +61,8 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     }
     if (e)
         mh_router_of(m)->add(f, params, prefix);
+    if (e && mh_balancing_of(m)->add)
+        mh_balancing_of(m)->add(f, params, prefix);
 
     char inside[128];
     snprintf(inside, sizeof inside, "%s%s", prefix, e ? "experts." : "");
@@ -96,7 +99,7 @@ static void mats_layout(const mh_ffn *f, mh_ffn_mats *mats, mh_arena *arena, int
     int64_t routed = rows * m->heads, s = f->dim / m->heads;
     if (m->head == MH_ON)
         mats->head = mh_take_mat(arena, rows, f->dim, type);
-    if (type != MH_F32)
+    if (type != MH_F32 || m->jitter > 0)
         mats->wide = mh_take_mat(arena, routed, s, MH_F32);
     if (mh_router_of(m)->layout)
         mh_router_of(m)->layout(f, mats->router, arena, routed);
@@ -116,6 +119,10 @@ void mh_ffn_layout(const mh_ffn *f, mh_ffn_pass *pass, mh_arena *arena, int64_t 
     if (!m->experts)
         return;
     mh_plan_layout(&pass->plan, arena, rows * m->heads, (int)m->experts, (int)m->top_k);
+    if (m->z_weight > 0)
+        pass->lse = mh_take(arena, (size_t)(rows * m->heads) * sizeof *pass->lse);
+    if (mh_balancing_of(m)->update)
+        pass->load = mh_take(arena, (size_t)m->experts * sizeof *pass->load);
 }
 
 void mh_ffn_layout_back(const mh_ffn *f, mh_ffn_back *back, mh_arena *arena, int64_t rows, mh_type type)
@@ -161,7 +168,7 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
 }
 
 void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
-                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double balance_scale)
+                mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double aux_scale)
 {
     const mh_moe_config *m = &f->moe;
     if (!m->experts) {
@@ -185,7 +192,7 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
     ops->combine_bwd(dout, back->gates, mh_mat_split(dcombined, (int)m->heads), out, &pass->plan);
     mh_experts_bwd(f, params, ops, pass, back, din, dout, in, pass->plan.begin);
     ops->dispatch_bwd(drows, din, &pass->plan);
-    mh_route_bwd(f, params, ops, pass, back, drows, rows, balance_scale);
+    mh_route_bwd(f, params, ops, pass, back, drows, rows, aux_scale);
 
     if (m->inner_residual)
         ops->add(dhead, dhead, dcombined);

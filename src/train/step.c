@@ -132,6 +132,7 @@ mh_status mh_step_run(mh_step *s, int64_t step, mh_update *update)
                         .step = (uint64_t)((step - 1) * micros + i)};
         load_batch(s, (step - 1) * c->batch + i * c->micro_batch);
         mh_forward(s->pass, s->model, &call);
+        mh_balance_count(s->pass, s->model);
         mh_loss(s->pass, s->model, &call, s->target, s->nll, (float)scale);
         update->loss += scale * sum_of(s->nll, rows);
         update->balance += share * mh_pass_balance(s->pass);
@@ -139,5 +140,7 @@ mh_status mh_step_run(mh_step *s, int64_t step, mh_update *update)
         mh_backward(s->pass, s->model, &call, share);
     }
     update->grad_norm = mh_optimizer_step(&s->optimizer, s->model, c);
-    return check_gradient(s, step, update->grad_norm);
+    MH_TRY(check_gradient(s, step, update->grad_norm));
+    mh_balance_update(s->pass, s->model);
+    return MH_OK;
 }

@@ -21,7 +21,7 @@ done >text.txt
 
 cat >recipe.yaml <<'YAML'
 model: {dim: 64, layers: 2, attention_heads: 2, context: 64, dropout: 0.1}
-moe: {heads: 2, experts: 4, top_k: 2, ffn_dim: 64}
+moe: {heads: 2, experts: 4, top_k: 2, ffn_dim: 64, score: sigmoid, balance: bias, second_expert: random, jitter: 0.1}
 data: {train: data}
 train: {precision: bf16, steps: 200, batch: 16, micro_batch: 8, warmup: 10, eval_every: 50, eval_sequences: 8,
   checkpoint_every: 10, log_every: 5, keep: 2}
