@@ -290,6 +290,7 @@ static void test_flops_are_those_of_a_forward(void **state)
     configs[2].moe.router = MH_ROUTER_XMOE_CODE;
     configs[3].activation = MH_GELU, configs[3].moe = (mh_moe_config){.experts = 3, .top_k = 2, .every = 1};
     configs[4].moe.shared_experts = 2, configs[4].moe.router = MH_ROUTER_XMOE;
+    configs[3].moe.head = MH_ON + 2;
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         fixture f = make(configs[i], MH_PRECISION_F32, 3, 16);
         struct mh_ops counting = *f.model->ops;
@@ -446,7 +447,7 @@ static void test_inner_residual(void **state)
     fixture a = make(plain, MH_PRECISION_F32, 2, 16), b = make(with, MH_PRECISION_F32, 2, 16);
     loss_of(&a);
     loss_of(&b);
-    const float *ya = a.pass->branch.p, *yb = b.pass->branch.p, *head = b.pass->blocks[0].ffn.v.head.p;
+    const float *ya = a.pass->branch.p, *yb = b.pass->branch.p, *head = b.pass->blocks[0].ffn.v.head[0].p;
     float sum[2 * 16 * 32];
     for (int i = 0; i < 2 * 16 * 32; i++)
         sum[i] = ya[i] + head[i];
@@ -505,6 +506,16 @@ static void test_capacity_factor(void **state)
 
 /* ---- gradients ----------------------------------------------------------------------------------------- */
 
+/* Puts half of the units between the head layer's linears well above, half well below ReLU's kink, so that
+ * small steps do not cross it. */
+static void leave_kinks(fixture *f)
+{
+    static const char *const names[] = {"layers.1.moe.head.bias", "layers.3.moe.head.bias"};
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 32; j++)
+            param(f, names[i])[j] = j % 2 ? 3.5f : -3.5f; /* five deviations of the units */
+}
+
 /* Directional derivative along a random direction of each tensor (u of the gradient's signs, so that the
  * signal stands above f32 noise), choices held fixed. `sabotage` scales one tensor's gradient. Returns the
  * worst relative error. */
@@ -514,6 +525,8 @@ static double gradient_error(mh_config config, int sabotaged, float sabotage)
     mh_params *p = &f.model->params;
     int32_t *choices[4] = {0};
     f.call.train = true, f.call.seed = 3, f.call.step = 1;
+    if (config.moe.head > MH_ON)
+        leave_kinks(&f);
     step_of(&f);
     for (int64_t i = 0; i < f.model->config.layers; i++) {
         mh_ffn_pass *ffn = mh_pass_ffn(f.pass, i);
@@ -568,7 +581,7 @@ static const double gradient_bound = 4e-3;
 static void test_model_gradients(void **state)
 {
     (void)state;
-    enum { VARIANTS = 11 };
+    enum { VARIANTS = 12 };
     mh_config variants[VARIANTS];
     for (int i = 0; i < VARIANTS; i++)
         variants[i] = i == 0 || i == 5 ? small() : small_mhmoe();
@@ -586,6 +599,7 @@ static void test_model_gradients(void **state)
     variants[9].moe.z_weight = 1;
     variants[10].moe.second_expert = MH_SECOND_SAMPLING, variants[10].moe.balance = MH_BALANCING_NONE;
     variants[10].moe.capacity_factor = 0.75;
+    variants[11].moe.head = MH_ON + 1, variants[11].moe.merge = MH_OFF;
     for (int i = 0; i < VARIANTS; i++) {
         double error = gradient_error(variants[i], -1, 1);
         if (!(error < gradient_bound))

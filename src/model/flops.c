@@ -12,7 +12,7 @@ mh_flops mh_count_flops(const mh_config *c, int64_t length)
         f.attention_projections += 2 * (d * d + 2 * d * kv + d * d);
         f.attention_scores += 2 * 2 * d * ((double)length + 1) / 2;
         if (mh_config_is_moe(c, layer)) {
-            f.head_merge += 2 * d * d * ((c->moe.head == MH_ON) + (c->moe.merge == MH_ON));
+            f.head_merge += 2 * d * d * (mh_head_linears(&c->moe) + (c->moe.merge == MH_ON));
             f.experts += 2 * h * (double)c->moe.top_k * matrices * s * (double)c->moe.ffn_dim;
             f.shared += 2 * matrices * d * (double)(c->moe.shared_experts * c->moe.shared_ffn_dim);
             f.router += 2 * h * (double)mh_router_of(&c->moe)->products(&c->moe, c->dim / c->moe.heads);

@@ -9,7 +9,7 @@
 
 typedef enum { MH_SWIGLU, MH_GELU } mh_activation;
 typedef enum { MH_QUANT_NONE, MH_QUANT_BITNET158 } mh_quant;
-typedef enum { MH_AUTO, MH_OFF, MH_ON } mh_switch;
+typedef enum { MH_AUTO, MH_OFF, MH_ON } mh_switch; /* head goes on: MH_ON + 1 and MH_ON + 2 more linears */
 
 /* All routers and all methods of balancing: enumerator, name of its mh_router or mh_balancing, name in
  * recipes. A new one is a file of its own and a line here. */
@@ -183,8 +183,10 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
                       mh_attention_pass *pass, mh_attention_back *back, mh_mat dx, mh_mat dout, mh_mat x,
                       const mh_attention *shape, const int32_t *position, const float *rotary);
 
-/* ---- experts.c, moe.c: one feed-forward layer, dense or MoE -------------------------------------------- */
+/* ---- head.c, experts.c, moe.c: one feed-forward layer, dense or MoE
+ * -------------------------------------------- */
 
+enum { MH_HEAD_LINEARS = 3 }; /* at most */
 enum { MH_ROUTER_SLOTS = 5 }; /* parameters and matrices that a router may have for itself */
 
 /* One layer's settings and its indices into the registry, -1 where it has no such parameter. */
@@ -194,7 +196,7 @@ typedef struct {
     int quant;            /* mh_quant */
     bool shared;          /* a dense layer that stands beside an MoE layer */
     mh_moe_config moe;    /* resolved; experts 0: dense, ffn_dim its width */
-    int head_weight, head_bias, merge_weight, merge_bias;
+    int head_weight[MH_HEAD_LINEARS], head_bias[MH_HEAD_LINEARS], merge_weight, merge_bias;
     int router[MH_ROUTER_SLOTS], choice_bias;
     int gate, gate_bias, up, up_bias, down, down_bias;
 } mh_ffn;
@@ -203,8 +205,8 @@ void mh_ffn_register(mh_ffn *ffn, mh_params *params, const char *prefix);
 
 /* The matrices of a layer, as values (v) or as gradients of these (d). */
 typedef struct {
-    mh_mat head; /* [N, D] output of the head layer */
-    mh_mat wide; /* f32 [S, s] the router's input, where it is not the rows themselves */
+    mh_mat head[MH_HEAD_LINEARS]; /* [N, D] output of each linear of the head layer, after its ReLU */
+    mh_mat wide;                  /* f32 [S, s] the router's input, where it is not the rows themselves */
     mh_mat router[MH_ROUTER_SLOTS];
     mh_mat prob;                   /* f32 [S, E] */
     mh_mat in, gate, up, act, out; /* dispatched rows: [S*K, s], [S*K, F] three times, [S*K, s] */
@@ -246,6 +248,19 @@ void mh_ffn_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
 /* Gradients of sum(y * dy) + aux_scale * (balance_weight * balance + z_weight * z_loss). */
 void mh_ffn_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                 mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double aux_scale);
+
+/* The head layer: mh_head_linears linears with ReLU between. mh_head_out is its output among pass->v, or,
+ * with back->d and dx, where the gradient of its output belongs; x itself where there is no linear. */
+int mh_head_linears(const mh_moe_config *moe);
+void mh_head_add(mh_ffn *ffn, mh_params *params, const char *prefix);
+mh_mat mh_head_out(const mh_ffn *ffn, const mh_ffn_mats *mats, mh_mat x);
+void mh_head_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                 mh_mat x);
+void mh_head_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                 mh_ffn_back *back, mh_mat dx, mh_mat x);
+
+/* A square matrix of head or merge layer, uniform within `scale`. */
+mh_param mh_square_weight(int64_t dim, double scale);
 
 /* out = experts(in), rows [begin[g], begin[g+1]) by expert g; begin NULL: one expert takes all. */
 void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,

@@ -9,9 +9,7 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     const mh_moe_config *m = &f->moe;
     int64_t e = m->experts, d = f->dim, s = e ? d / m->heads : d, width = m->ffn_dim;
     bool gated = f->activation == MH_SWIGLU;
-    mh_ffn none = {.head_weight = -1,
-                   .head_bias = -1,
-                   .merge_weight = -1,
+    mh_ffn none = {.merge_weight = -1,
                    .merge_bias = -1,
                    .choice_bias = -1,
                    .gate = -1,
@@ -38,23 +36,11 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     bias.rows = 1, bias.cols = width, bias.scale = wide, bias.rank = e ? 2 : 1;
     bias.flags = MH_KEEP_F32 | (e ? MH_EXPERT : 0);
 
-    mh_param square = {.groups = 1,
-                       .rows = d,
-                       .cols = d,
-                       .rank = 2,
-                       .flags = MH_DECAY,
-                       .part = MH_PART_HEAD_MERGE,
-                       .init = MH_INIT_UNIFORM};
-    mh_param square_bias = square;
-    square_bias.rows = 1, square_bias.rank = 1, square_bias.flags = MH_KEEP_F32;
-    if (e && m->head == MH_ON) {
-        square.scale = sqrt(1.5 / (double)d); /* Xavier, gain 1/sqrt(2): sqrt(6/(d + d))/sqrt(2) */
-        square_bias.scale = 1 / sqrt((double)d);
-        f->head_weight = mh_params_add(params, prefix, "head.weight", square);
-        f->head_bias = mh_params_add(params, prefix, "head.bias", square_bias);
-    }
+    if (e)
+        mh_head_add(f, params, prefix);
     if (e && m->merge == MH_ON) {
-        square.scale = sqrt(3 / (double)d); /* Xavier, gain 1 */
+        mh_param square = mh_square_weight(d, sqrt(3 / (double)d)), square_bias = square; /* Xavier, gain 1 */
+        square_bias.rows = 1, square_bias.rank = 1, square_bias.flags = MH_KEEP_F32;
         square_bias.init = MH_INIT_ZERO;
         f->merge_weight = mh_params_add(params, prefix, "merge.weight", square);
         f->merge_bias = mh_params_add(params, prefix, "merge.bias", square_bias);
@@ -97,8 +83,8 @@ static void mats_layout(const mh_ffn *f, mh_ffn_mats *mats, mh_arena *arena, int
         return;
 
     int64_t routed = rows * m->heads, s = f->dim / m->heads;
-    if (m->head == MH_ON)
-        mats->head = mh_take_mat(arena, rows, f->dim, type);
+    for (int i = 0; i < mh_head_linears(m); i++)
+        mats->head[i] = mh_take_mat(arena, rows, f->dim, type);
     if (type != MH_F32 || m->jitter > 0)
         mats->wide = mh_take_mat(arena, routed, s, MH_F32);
     if (mh_router_of(m)->layout)
@@ -145,12 +131,9 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
         mh_experts_fwd(f, params, ops, pass, y, x, NULL);
         return;
     }
-    mh_mat head = x, combined = m->merge == MH_ON ? first_rows(pass->v.combined, x.rows) : y;
-    if (m->head == MH_ON) {
-        head = first_rows(pass->v.head, x.rows);
-        ops->linear_fwd(head, x, mh_param_work(params, f->head_weight), mh_param_vector(params, f->head_bias),
-                        NULL, 1);
-    }
+    mh_mat head = mh_head_out(f, &pass->v, x);
+    mh_mat combined = m->merge == MH_ON ? first_rows(pass->v.combined, x.rows) : y;
+    mh_head_fwd(f, params, ops, pass, x);
     mh_mat rows = mh_mat_split(head, (int)m->heads);
     mh_route_fwd(f, params, ops, pass, rows);
 
@@ -175,8 +158,7 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
         mh_experts_bwd(f, params, ops, pass, back, dx, dy, x, NULL);
         return;
     }
-    mh_mat head = m->head == MH_ON ? first_rows(pass->v.head, x.rows) : x;
-    mh_mat dhead = m->head == MH_ON ? first_rows(back->d.head, x.rows) : dx;
+    mh_mat head = mh_head_out(f, &pass->v, x), dhead = mh_head_out(f, &back->d, dx);
     mh_mat dcombined = dy;
     if (m->merge == MH_ON) {
         dcombined = first_rows(back->d.combined, x.rows);
@@ -196,7 +178,5 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
 
     if (m->inner_residual)
         ops->add(dhead, dhead, dcombined);
-    if (m->head == MH_ON)
-        ops->linear_bwd(dx, false, mh_param_grad(params, f->head_weight), mh_param_grad(params, f->head_bias),
-                        dhead, x, mh_param_work(params, f->head_weight), NULL, 1);
+    mh_head_bwd(f, params, ops, pass, back, dx, x);
 }
