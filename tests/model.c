@@ -86,26 +86,95 @@ static void step_of(fixture *f)
 
 /* ---- configuration ------------------------------------------------------------------------------------- */
 
+static mh_config named(const char *preset, int64_t dim, int64_t ffn_dim)
+{
+    mh_config c = small();
+    snprintf(c.preset, sizeof c.preset, "%s", preset);
+    c.dim = dim, c.ffn_dim = ffn_dim, c.attention_heads = 12;
+    return c;
+}
+
 static void test_presets(void **state)
 {
     (void)state;
     static const struct {
-        int preset;
-        int64_t heads, experts, top_k, ffn_dim;
-    } want[] = {{MH_PRESET_DENSE, 0, 0, 0, 0},
-                {MH_PRESET_SMOE_TOP1, 1, 8, 1, 2048},
-                {MH_PRESET_FINE_GRAINED, 1, 16, 2, 1024},
-                {MH_PRESET_MHMOE_H2, 2, 41, 2, 768},
-                {MH_PRESET_MHMOE_H3, 3, 93, 3, 512}};
+        const char *preset;
+        int64_t heads, experts, top_k, ffn_dim, shared_experts;
+    } want[] = {{"dense", 0, 0, 0, 0, 0},
+                {"smoe-top1", 1, 8, 1, 2048, 0},
+                {"smoe-top2+shared", 1, 8, 2, 2048, 1},
+                {"xmoe", 1, 8, 1, 2048, 0},
+                {"fine-grained", 1, 16, 2, 1024, 0},
+                {"fine-grained-k8", 1, 64, 8, 256, 0},
+                {"mhmoe-h2", 2, 41, 2, 768, 0},
+                {"mhmoe-h3+shared", 3, 93, 3, 512, 1},
+                {"mhmoe-h4", 4, 165, 4, 384, 0},
+                {"mhmoe-a", 4, 8, 1, 7936, 0}}; /* 4 (2048 - 64) */
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        mh_config c = small();
-        c.dim = 768, c.ffn_dim = 2048, c.layers = 12, c.attention_heads = 12, c.preset = want[i].preset;
+        mh_config c = named(want[i].preset, 768, 2048), back;
         OK(mh_config_resolve(&c));
         assert_int_equal(c.moe.heads, want[i].heads);
         assert_int_equal(c.moe.experts, want[i].experts);
         assert_int_equal(c.moe.top_k, want[i].top_k);
         assert_int_equal(c.moe.ffn_dim, want[i].ffn_dim);
+        assert_int_equal(c.moe.shared_experts, want[i].shared_experts);
+        assert_int_equal(c.moe.shared_ffn_dim, want[i].shared_experts ? 2048 : 0);
+        json_t *json = mh_config_to_json(&c);
+        OK(mh_config_from_json(&back, json, "config.json")); /* a resolved one resolves again */
+        json_decref(json);
     }
+    /* paper A's own widths at beta 15/16 with 8 experts and 63/64 with 32 */
+    for (int i = 0; i < 2; i++) {
+        mh_config c = named("mhmoe-a", 768, 3072);
+        c.activation = MH_GELU, c.moe.beta = i ? 63.0 / 64 : 15.0 / 16, c.moe.baseline_experts = i ? 32 : 8;
+        OK(mh_config_resolve(&c));
+        assert_int_equal(c.moe.ffn_dim, i ? 12096 : 11520);
+        assert_true(c.moe.inner_residual && c.moe.router == MH_ROUTER_XMOE);
+    }
+    /* every preset that is listed has as many parameters as the baseline where its name says so */
+    mh_config base = named("smoe-top1", 768, 2048);
+    OK(mh_config_resolve(&base));
+    mh_counts n0 = mh_count_params(&base);
+    char name[64];
+    const char *summary;
+    for (int i = 0; mh_preset_at(i, name, &summary); i++) {
+        mh_config c = named(name, 768, 2048);
+        OK(mh_config_resolve(&c));
+        mh_counts n = mh_count_params(&c);
+        if (c.moe.experts)
+            assert_true(fabs((double)(n.experts + n.head_merge) / (double)n0.experts - 1) < 0.01);
+    }
+}
+
+/* Names that do not exist, and settings that contradict a name. */
+static void test_bad_presets(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *preset, *set, *sentence;
+    } bad[] = {{"mhmoe-x2", NULL, "model.preset \"mhmoe-x2\" is not known, the nearest is mhmoe-h2"},
+               {"mhmoe-h", NULL, "the nearest is mhmoe-"},
+               {"smoe-top0", NULL, "the nearest is smoe-top1"},
+               {"densely", NULL, "the nearest is dense"},
+               {"mhmoe-h2+share", NULL, "there is no \"+share\""},
+               {"mhmoe-h2+shared+", NULL, "there is no \"+\""},
+               {"dense+shared", NULL, "moe.shared_experts 1 stand beside routed ones"},
+               {"dense", "moe.experts=4", "model.preset dense has no experts, but moe.experts is 4"},
+               {"mhmoe-h2", "moe.heads=3", "model.preset mhmoe-h2 and moe.heads 3 contradict each other"},
+               {"smoe-top1", "moe.top_k=2", "model.preset smoe-top1 and moe.top_k 2 contradict each other"},
+               {"mhmoe-h2", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a"},
+               {"fine-grained-k7", NULL, "number of pieces 7 does not divide model.ffn_dim 2048"},
+               {"mhmoe-h5", NULL, "moe.heads 5 does not divide model.dim 768"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        mh_config c = named(bad[i].preset, 768, 2048);
+        if (bad[i].set)
+            OK(mh_options_assign(&mh_config_options, &c, bad[i].set));
+        FAILS(MH_EVALUE, bad[i].sentence, mh_config_resolve(&c));
+    }
+    mh_config c = named("mhmoe-a", 768, 2048);
+    c.moe.beta = 0.5, c.moe.ffn_dim = 96;
+    FAILS(MH_EVALUE, "moe.beta 0.5 makes experts of width 4096, but moe.ffn_dim is 96",
+          mh_config_resolve(&c));
 }
 
 static void test_bad_configs(void **state)
@@ -162,7 +231,7 @@ static void test_bad_configs(void **state)
     c.moe.every = 5;
     FAILS(MH_EVALUE, "moe.every 5", mh_config_resolve(&c));
     c = small();
-    c.preset = MH_PRESET_MHMOE_H3; /* 32 is no multiple of 3 */
+    strcpy(c.preset, "mhmoe-h3"); /* 32 is no multiple of 3 */
     FAILS(MH_EVALUE, "moe.heads 3 does not divide model.dim 32", mh_config_resolve(&c));
 }
 
@@ -765,6 +834,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_bad_presets),
         cmocka_unit_test(test_bad_configs),
         cmocka_unit_test(test_config_json),
         cmocka_unit_test(test_parity),

@@ -24,11 +24,11 @@ static void layout(subject *s, mh_arena *arena, int64_t tokens)
 }
 
 /* Experts are as wide as the preset makes its own number of them; 0: as many as the preset's. */
-static mh_status subject_init(subject *s, mh_preset preset, const mh_bench_shape *shape, int experts)
+static mh_status subject_init(subject *s, const char *preset, const mh_bench_shape *shape, int experts)
 {
     mh_config config;
     mh_options_defaults(&mh_config_options, &config);
-    config.preset = preset;
+    snprintf(config.preset, sizeof config.preset, "%s", preset);
     config.dim = shape->in, config.ffn_dim = shape->out;
     config.layers = config.attention_heads = config.moe.every = 1;
     config.vocab = 2;
@@ -79,14 +79,7 @@ static mh_contender contender(const char *name, subject *s, bool backward)
                           .context = s};
 }
 
-static const struct {
-    const char *name;
-    mh_preset preset;
-} kinds[] = {{"dense", MH_PRESET_DENSE},
-             {"smoe-top1", MH_PRESET_SMOE_TOP1},
-             {"fine-grained", MH_PRESET_FINE_GRAINED},
-             {"mhmoe-h2", MH_PRESET_MHMOE_H2},
-             {"mhmoe-h3", MH_PRESET_MHMOE_H3}};
+static const char *const kinds[] = {"dense", "smoe-top1", "fine-grained", "mhmoe-h2", "mhmoe-h3"};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static mh_status race_layers(mh_bench *bench, subject *all, const mh_bench_shape *shape, bool backward)
@@ -102,7 +95,7 @@ static mh_status race_layers(mh_bench *bench, subject *all, const mh_bench_shape
                     .contenders = KINDS,
                     .references = 2};
     for (int i = 0; i < KINDS; i++)
-        race.contender[i] = contender(kinds[i].name, &all[i], backward);
+        race.contender[i] = contender(kinds[i], &all[i], backward);
     MH_TRY(mh_race_run(&race, bench));
     for (int i = 0; i < KINDS; i++) {
         mh_bench_line line = mh_race_line(&race, i);
@@ -145,15 +138,14 @@ static mh_status race_sizes(mh_bench *bench, const char *subject_name, const cha
 
 /* A quarter and four times the tokens; or 8 to 128 experts of one width, which changes the FLOPs of the
  * router alone. */
-static mh_status grow(mh_bench *bench, mh_preset preset, const char *preset_name, const mh_bench_shape *shape,
-                      bool experts)
+static mh_status grow(mh_bench *bench, const char *preset, const mh_bench_shape *shape, bool experts)
 {
     static const int counts[SIZES] = {8, 32, 128};
     subject all[SIZES] = {0};
     char title[64], text[SIZES][32];
     const char *name[SIZES];
     mh_status status = MH_OK;
-    int n = snprintf(title, sizeof title, "%s d=%lld f=%lld", preset_name, (long long)shape->in,
+    int n = snprintf(title, sizeof title, "%s d=%lld f=%lld", preset, (long long)shape->in,
                      (long long)shape->out);
     if (experts)
         snprintf(title + n, sizeof title - (size_t)n, " %lld tokens", (long long)shape->rows);
@@ -185,7 +177,7 @@ mh_status mh_bench_layer(mh_bench *bench, const mh_bench_shape *shapes, int coun
         subject all[KINDS] = {0};
         mh_status status = MH_OK;
         for (int k = 0; status == MH_OK && k < KINDS; k++)
-            status = subject_init(&all[k], kinds[k].preset, &shapes[i], 0);
+            status = subject_init(&all[k], kinds[k], &shapes[i], 0);
         for (int backward = 0; status == MH_OK && backward < 2; backward++) {
             mh_progress_report(bench->progress, "layer", 2 * i + backward, 2 * count, NULL);
             status = race_layers(bench, all, &shapes[i], backward);
@@ -197,7 +189,7 @@ mh_status mh_bench_layer(mh_bench *bench, const mh_bench_shape *shapes, int coun
     static const int growing[] = {1, 3}; /* of kinds: SMoE and MH-MoE */
     for (int i = 0; i < 4; i++) {
         mh_progress_report(bench->progress, "growth", i, 4, NULL);
-        MH_TRY(grow(bench, kinds[growing[i / 2]].preset, kinds[growing[i / 2]].name, &shapes[0], i % 2));
+        MH_TRY(grow(bench, kinds[growing[i / 2]], &shapes[0], i % 2));
     }
     return MH_OK;
 }

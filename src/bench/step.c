@@ -42,7 +42,7 @@ static int64_t tokens_of(const mh_bench_training *t)
     return t->micro_batch * t->model.context;
 }
 
-static mh_status subject_init(subject *s, const mh_bench_training *training, mh_preset preset,
+static mh_status subject_init(subject *s, const mh_bench_training *training, const char *preset,
                               mh_precision precision)
 {
     mh_recipe recipe;
@@ -50,7 +50,7 @@ static mh_status subject_init(subject *s, const mh_bench_training *training, mh_
     s->rule = recipe.train;
     s->training = *training;
     mh_config *config = &s->training.model;
-    config->preset = preset;
+    snprintf(config->preset, sizeof config->preset, "%s", preset);
     MH_TRY(mh_config_resolve(config));
     MH_TRY(mh_model_create(&s->model, config, precision, true));
     mh_model_init(s->model, 1);
@@ -136,11 +136,7 @@ static mh_status save(subject *s, const char *parent, const char *name)
     return save_batch(s, folder);
 }
 
-static const struct {
-    const char *name;
-    mh_preset preset;
-} kinds[] = {
-    {"dense", MH_PRESET_DENSE}, {"smoe-top1", MH_PRESET_SMOE_TOP1}, {"mhmoe-h2", MH_PRESET_MHMOE_H2}};
+static const char *const kinds[] = {"dense", "smoe-top1", "mhmoe-h2"};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 /* `amount` a second, over the samples that count. */
@@ -188,7 +184,7 @@ static mh_status tell_parts(mh_bench *bench, const mh_race *race)
         line.who = mh_time_name(part);
         line.figures = KINDS;
         for (int i = 0; i < KINDS; i++) {
-            snprintf(line.figure[i].name, sizeof line.figure->name, "%s", kinds[i].name);
+            snprintf(line.figure[i].name, sizeof line.figure->name, "%s", kinds[i]);
             line.figure[i].value = share_of(race, i, part);
         }
         MH_TRY(bench->tell(bench->context, &line));
@@ -217,11 +213,11 @@ mh_status mh_bench_step(mh_bench *bench, const mh_bench_training *training)
     mh_progress_report(bench->progress, "step", 0, 1, NULL);
     mh_status status = MH_OK;
     for (int i = 0; status == MH_OK && i < KINDS; i++) {
-        status = subject_init(&all[i], training, kinds[i].preset, bench->precision);
+        status = subject_init(&all[i], training, kinds[i], bench->precision);
         if (status == MH_OK && bench->save != NULL)
-            status = save(&all[i], bench->save, kinds[i].name);
+            status = save(&all[i], bench->save, kinds[i]);
         double flops = mh_count_flops(&all[i].training.model, c->context).training;
-        race.contender[i] = (mh_contender){kinds[i].name, flops * (double)tokens, run, &all[i], 0, 0};
+        race.contender[i] = (mh_contender){kinds[i], flops * (double)tokens, run, &all[i], 0, 0};
     }
     if (status == MH_OK)
         status = mh_race_run(&race, bench);

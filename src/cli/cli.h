@@ -27,6 +27,7 @@ int cli_report_page(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_plan(int argc, char **argv);
+int cli_presets(int argc, char **argv);
 int cli_verify(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_doctor(int argc, char **argv);

@@ -20,6 +20,7 @@ static const cli_command commands[] = {
     {"generate", "continue a text", cli_generate},
     {"info", "parameters, FLOPs and memory of a checkpoint or recipe", cli_info},
     {"plan", "MH-MoE shapes that match a baseline's FLOPs and parameters", cli_plan},
+    {"presets", "the layers a recipe knows by name, and what they cost", cli_presets},
     {"verify", "compare the layer or decoder with reference vectors", cli_verify},
     {"import", "convert other programs' checkpoints", cli_import},
     {"doctor", "show processor, kernels and libraries, and check them", cli_doctor},

@@ -1,4 +1,4 @@
-/* What a model is: the option rows, the presets and the checks. */
+/* What a model is: the option rows and the checks. */
 #include "model/model.h"
 
 #include <math.h>
@@ -10,8 +10,10 @@
 #define CHOICE(VALUE, name, text) "|" text
 
 const mh_option mh_model_rows[MH_MODEL_ROWS] = {
-    {"preset", "none", "feed-forward layers by name; fills what is left 0 or auto below and in moe",
-     MH_OPTION_CHOICE, MODEL(preset), 0, 0, "none|dense|smoe-top1|fine-grained|mhmoe-h2|mhmoe-h3", 0},
+    {"preset", "none",
+     "feed-forward layers by name, such as mhmoe-h3 or smoe-top1+shared ('mhmoe presets' lists them); fills "
+     "what is left 0 or auto below and in moe",
+     MH_OPTION_STRING, MODEL(preset), 0, 0, NULL, 0},
     {"dim", "256", "width of the residual stream", MH_OPTION_INT, MODEL(dim), 8, 16384, NULL, 0},
     {"layers", "6", "number of blocks", MH_OPTION_INT, MODEL(layers), 1, 512, NULL, 0},
     {"attention_heads", "4", "query heads", MH_OPTION_INT, MODEL(attention_heads), 1, 512, NULL, 0},
@@ -62,6 +64,10 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
      MOE(shared_ffn_dim), 0, 1 << 20, NULL, 0},
     {"baseline_experts", "8", "experts of the SMoE top-1 model that presets match", MH_OPTION_INT,
      MOE(baseline_experts), 1, 4096, NULL, 0},
+    {"beta", "0",
+     "share of heads * model.ffn_dim that mhmoe-a's experts are wide; 0: as many parameters as the "
+     "baseline",
+     MH_OPTION_FLOAT, MOE(beta), 0, 1, NULL, 0},
     {"capacity_factor", "0", "an expert takes at most factor * top_k * ceil(rows/experts) rows; 0: no limit",
      MH_OPTION_FLOAT, MOE(capacity_factor), 0, 1000, NULL, 0},
     {"drop", "position",
@@ -121,51 +127,6 @@ mh_status mh_check_divides(const char *whole_name, int64_t whole, const char *pa
                    (long long)above);
 }
 
-/* Presets are the models of paper B, table 1, at any width: what the user set himself stays. */
-static mh_status apply_preset(mh_config *c)
-{
-    mh_moe_config *m = &c->moe;
-    int64_t heads = c->preset == MH_PRESET_MHMOE_H2 ? 2 : 3;
-    switch (c->preset) {
-    case MH_PRESET_NONE:
-        break;
-    case MH_PRESET_DENSE:
-        if (m->experts)
-            return mh_fail(
-                MH_EVALUE,
-                "model.preset dense has no experts, but moe.experts is %lld; leave one of them out",
-                (long long)m->experts);
-        break;
-    case MH_PRESET_SMOE_TOP1:
-        m->experts = or_default(m->experts, m->baseline_experts);
-        m->top_k = or_default(m->top_k, 1);
-        break;
-    case MH_PRESET_FINE_GRAINED:
-        m->experts = or_default(m->experts, 2 * m->baseline_experts);
-        m->top_k = or_default(m->top_k, 2);
-        m->ffn_dim = or_default(m->ffn_dim, c->ffn_dim / 2);
-        break;
-    default: {
-        mh_parity_plan plan;
-        mh_parity_baseline baseline = {.dim = c->dim,
-                                       .experts = m->baseline_experts,
-                                       .ffn_dim = c->ffn_dim,
-                                       .top_k = 1,
-                                       .matrices = c->activation == MH_SWIGLU ? 3 : 2,
-                                       .multiple_of = 8};
-        m->heads = or_default(m->heads, heads);
-        MH_TRY(mh_check_divides("model.dim", c->dim, "moe.heads", m->heads));
-        mh_status status = mh_parity_solve(&baseline, m->heads, m->top_k, &plan);
-        if (status != MH_OK)
-            return mh_fail_in(status, "model.preset with model.ffn_dim %lld", (long long)c->ffn_dim);
-        m->top_k = plan.top_k;
-        m->ffn_dim = or_default(m->ffn_dim, plan.ffn_dim);
-        m->experts = or_default(m->experts, plan.experts);
-    }
-    }
-    return MH_OK;
-}
-
 /* Settings that contradict each other. */
 static mh_status check_routing(const mh_moe_config *m)
 {
@@ -222,7 +183,7 @@ mh_status mh_config_resolve(mh_config *c)
     mh_moe_config *m = &c->moe;
     c->ffn_dim = or_default(c->ffn_dim, (c->dim * 8 / 3 + 4) / 8 * 8);
     c->kv_heads = or_default(c->kv_heads, c->attention_heads);
-    MH_TRY(apply_preset(c));
+    MH_TRY(mh_preset_apply(c));
     if (m->experts) {
         m->heads = or_default(m->heads, 1);
         m->top_k = or_default(m->top_k, m->heads);

@@ -28,15 +28,6 @@ typedef enum { MH_ROUTER_AUTO, MH_ROUTERS(MH_ROUTER_VALUE) } mh_router_kind;
 typedef enum { MH_BALANCINGS(MH_BALANCING_VALUE) } mh_balancing_kind;
 typedef enum { MH_SCORE_SOFTMAX, MH_SCORE_SIGMOID } mh_score;
 
-typedef enum {
-    MH_PRESET_NONE,
-    MH_PRESET_DENSE,
-    MH_PRESET_SMOE_TOP1,
-    MH_PRESET_FINE_GRAINED,
-    MH_PRESET_MHMOE_H2,
-    MH_PRESET_MHMOE_H3
-} mh_preset;
-
 /* One feed-forward layer: dense where experts is 0. */
 typedef struct {
     int64_t heads, experts, top_k, ffn_dim; /* ffn_dim: hidden width of one expert */
@@ -50,10 +41,11 @@ typedef struct {
     double balance_weight, bias_rate;
     int64_t shared_experts, shared_ffn_dim; /* always on, beside the routed ones; hidden width of each */
     int64_t every, baseline_experts;        /* every n-th layer; experts of the baseline that presets match */
+    double beta;                            /* of preset mhmoe-a; 0: parity */
 } mh_moe_config;
 
 typedef struct {
-    int preset; /* mh_preset */
+    char preset[MH_OPTION_TEXT]; /* "none", or a name of preset.c with its suffixes */
     int64_t dim, layers, attention_heads, kv_heads, context, ffn_dim, vocab;
     int activation, bias, norm; /* mh_activation; biases in experts and dense FFN; mh_norm_kind */
     int quant;                  /* mh_quant */
@@ -64,7 +56,7 @@ typedef struct {
 } mh_config;
 
 /* The rows of sections "model" (offsets in mh_config) and "moe" (offsets in mh_moe_config). */
-enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 22 };
+enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 23 };
 extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
 
 /* Both sections, for an mh_config. */
@@ -81,6 +73,16 @@ bool mh_config_is_moe(const mh_config *config, int64_t layer); /* from 0: (layer
 int64_t mh_config_head_dim(const mh_config *config);
 json_t *mh_config_to_json(const mh_config *config);
 mh_status mh_config_from_json(mh_config *config, const json_t *json, const char *where); /* resolved */
+
+/* ---- preset.c: feed-forward layers by the papers' names ------------------------------------------------ */
+
+/* Fills what config->preset names, as far as it was left 0 or auto. Refuses an unknown name, and settings
+ * that contradict it. config->ffn_dim must be set. */
+mh_status mh_preset_apply(mh_config *config);
+
+/* Number i of the presets that are worth listing, or of the suffixes; false past the last. */
+bool mh_preset_at(int i, char name[64], const char **summary);
+bool mh_preset_suffix_at(int i, char name[64], const char **summary);
 
 /* ---- params.c: the parameter registry ------------------------------------------------------------------ */
 
