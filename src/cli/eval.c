@@ -25,12 +25,10 @@ static int measure_text(const char *checkpoint, mh_precision precision, const cl
     mh_status status = mh_model_load(&model, &tokenizer, checkpoint, precision);
     if (status != MH_OK)
         return cli_report(status);
-    if (model->config.moe.capacity_factor > 0)
-        fprintf(stderr,
-                "mhmoe: the model has a capacity factor (%g): which tokens it drops depends on later ones "
-                "and on the "
-                "batch, so this perplexity is not quite that of a causal model\n",
-                model->config.moe.capacity_factor);
+    bool causal = mh_config_noncausal(&model->config) == NULL;
+    if (!causal)
+        fprintf(stderr, "mhmoe: the model %s, so this perplexity is not quite that of a causal model\n",
+                mh_config_noncausal(&model->config));
     cli_bar_init(&bar);
     status = mh_eval_perplexity(model, tokenizer, paths->item, paths->count, stride, &progress, &result);
     cli_bar_clear(&bar);
@@ -40,11 +38,13 @@ static int measure_text(const char *checkpoint, mh_precision precision, const cl
         return cli_report(status);
     if (json)
         return cli_print_json(json_pack(
-            "{s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "documents", (json_int_t)result.documents, "tokens",
+            "{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:b}", "documents", (json_int_t)result.documents, "tokens",
             (json_int_t)result.tokens, "bytes", (json_int_t)result.bytes, "nll", mh_json_real(result.nll),
             "perplexity", mh_json_real(result.perplexity), "bits_per_byte",
-            mh_json_real(result.bits_per_byte), "seconds", mh_json_real(result.seconds)));
+            mh_json_real(result.bits_per_byte), "seconds", mh_json_real(result.seconds), "causal", causal));
     print_table(&result);
+    if (!causal)
+        puts("not of a causal model");
     return CLI_OK;
 }
 

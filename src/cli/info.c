@@ -103,7 +103,10 @@ static void print_shape(const subject *s)
         printf("moe          every %lld layers: %lld heads, %lld experts of width %lld, top-%lld, %s\n",
                (long long)c->moe.every, (long long)c->moe.heads, (long long)c->moe.experts,
                (long long)c->moe.ffn_dim, (long long)c->moe.top_k,
-               c->moe.capacity_factor > 0 ? "with a capacity" : "dropless");
+               mh_config_noncausal(c) ? "with a capacity: not causal" : "dropless");
+    if (c->moe.shared_experts)
+        printf("shared       %lld experts of width %lld\n", (long long)c->moe.shared_experts,
+               (long long)c->moe.shared_ffn_dim);
     printf("dense layers width %lld\n", (long long)c->ffn_dim);
     if (c->quant == MH_QUANT_BITNET158)
         printf("linears      BitNet b1.58: ternary weights, 8-bit inputs\n");

@@ -80,12 +80,13 @@ static int list_all(const request *r, bool as_json)
                "params", "", "FLOPs", "");
     for (int i = 0; mh_preset_at(i, name, &summary); i++) {
         tell(name, summary, text);
-        if (measure(r, name, &l) == MH_OK && as_json)
-            json_array_append_new(rows, row_json(name, text, &l));
-        else if (measure(r, name, &l) == MH_OK)
+        bool there = measure(r, name, &l) == MH_OK;
+        if (as_json)
+            json_array_append_new(rows, there
+                                            ? row_json(name, text, &l)
+                                            : json_pack("{s:s, s:s}", "preset", name, "error", mh_message()));
+        else if (there)
             print_row(name, text, &l, &base);
-        else if (as_json)
-            json_array_append_new(rows, json_pack("{s:s, s:s}", "preset", name, "error", mh_message()));
         else
             printf("%-16s not at these sizes: %s\n", name, mh_message());
     }
@@ -97,24 +98,24 @@ static int list_all(const request *r, bool as_json)
     }
     if (as_json)
         return cli_print_json(json_pack("{s:I, s:I, s:o, s:o}", "dim", (json_int_t)r->dim, "ffn_dim",
-                                        (json_int_t)r->ffn_dim, "presets", rows, "suffixes", suffixes));
+                                        (json_int_t)base.width, "presets", rows, "suffixes", suffixes));
     json_decref(rows);
     json_decref(suffixes);
     printf(
         "\nOne layer of width %lld, baseline width %lld, %lld baseline experts; parameters, and FLOPs of a "
         "token forward, router and biases included; percentages against smoe-top1. Other numbers work too.\n",
-        (long long)r->dim, (long long)r->ffn_dim, (long long)r->experts);
+        (long long)r->dim, (long long)base.width, (long long)r->experts);
     return CLI_OK;
 }
 
 int cli_presets(int argc, char **argv)
 {
-    request r = {.dim = 768, .ffn_dim = 2048, .experts = 8};
+    request r = {.dim = 768, .experts = 8};
     const char *activation = "swiglu";
     bool json = false;
     const cli_option options[] = {
         {"dim", "D", "width of the model (768)", CLI_INT, &r.dim, 8, 16384, false},
-        {"ffn", "F", "hidden width of a dense layer and of the baseline's experts (2048)", CLI_INT,
+        {"ffn", "F", "hidden width of a dense layer and of the baseline's experts (8/3 D)", CLI_INT,
          &r.ffn_dim, 1, 1 << 20, false},
         {"experts", "E", "experts of the baseline (8)", CLI_INT, &r.experts, 1, 4096, false},
         {"activation", "NAME", "swiglu (three matrices an expert) or gelu (two)", CLI_STRING, &activation, 0,

@@ -27,12 +27,9 @@ mh_status mh_session_create(mh_session **session, const mh_model *model)
 {
     const mh_config *config = &model->config;
     *session = NULL;
-    if (config->moe.capacity_factor > 0)
-        return mh_fail(
-            MH_EVALUE,
-            "a model with moe.capacity_factor %g cannot write text: whether an expert still has room for a "
-            "token depends on the tokens after it; train with capacity_factor 0",
-            config->moe.capacity_factor);
+    if (mh_config_noncausal(config))
+        return mh_fail(MH_EVALUE, "this model cannot write text: it %s; train with capacity_factor 0",
+                       mh_config_noncausal(config));
     mh_session *s = calloc(1, sizeof *s);
     if (s == NULL)
         return mh_fail(MH_EMEMORY, "no memory left for a session");

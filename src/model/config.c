@@ -227,6 +227,14 @@ bool mh_config_is_moe(const mh_config *config, int64_t layer)
     return config->moe.experts > 0 && (layer + 1) % config->moe.every == 0;
 }
 
+const char *mh_config_noncausal(const mh_config *config)
+{
+    bool limited = config->moe.experts > 0 && config->moe.capacity_factor > 0;
+    return limited ? "has a moe.capacity_factor: whether an expert still has room for a token depends on "
+                     "later ones and on the batch"
+                   : NULL;
+}
+
 int64_t mh_config_head_dim(const mh_config *config)
 {
     return config->dim / config->attention_heads;

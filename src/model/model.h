@@ -71,6 +71,11 @@ mh_status mh_check_divides(const char *whole_name, int64_t whole, const char *pa
 
 bool mh_config_is_moe(const mh_config *config, int64_t layer); /* from 0: (layer+1) % every == 0 */
 int64_t mh_config_head_dim(const mh_config *config);
+
+/* NULL for a causal model; else why a token's output depends on later ones and on the batch, to go on after
+ * "the model ". */
+const char *mh_config_noncausal(const mh_config *config);
+
 json_t *mh_config_to_json(const mh_config *config);
 mh_status mh_config_from_json(mh_config *config, const json_t *json, const char *where); /* resolved */
 

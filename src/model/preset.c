@@ -134,10 +134,10 @@ static mh_status mhmoe_b(mh_config *c, int64_t heads)
 
 static const preset presets[] = {
     {"dense", "one feed-forward layer for all tokens", dense, {0}},
-    {"smoe-top#", "SMoE with # experts a token (1: Switch, 2: GShard, at twice the FLOPs)", smoe, {1, 2}},
+    {"smoe-top#", "SMoE top-# (Switch has top-1, GShard top-2 at twice the FLOPs)", smoe, {1, 2}},
     {"xmoe", "SMoE top-1 with X-MoE's cosine router as published", xmoe, {0}},
     {"fine-grained", "SMoE top-2, twice as many experts of half the width", fine_grained_usual, {0}},
-    {"fine-grained-k#", "SMoE top-#, # times as many experts of a #th of the width", fine_grained_k, {8}},
+    {"fine-grained-k#", "SMoE top-#, # times as many experts of 1/# of the width", fine_grained_k, {8}},
     {"mhmoe-a", "MH-MoE of paper A: as many parameters, about four times the FLOPs", mhmoe_a, {0}},
     {"mhmoe-h#", "MH-MoE of paper B with # heads: as many parameters and FLOPs", mhmoe_b, {2, 3, 4, 6}},
 };

@@ -27,7 +27,7 @@ expect 0 '^Commands:' "$mhmoe" help
 expect 2 '^Commands:' "$mhmoe"
 expect 2 "no command 'mhmoe trian', the nearest is 'train'" "$mhmoe" trian
 
-for command in "tokenizer train" "tokenizer encode" "tokenizer decode" "data build" train compare eval analyse generate info plan \
+for command in "tokenizer train" "tokenizer encode" "tokenizer decode" "data build" train compare eval analyse generate info plan presets \
     verify import doctor config bench; do
     expect 0 '^Examples:' "$mhmoe" $command --help
     expect 2 "no option '--nonsense'.*try 'mhmoe $command --help'" "$mhmoe" $command --nonsense
@@ -68,6 +68,11 @@ expect 0 'train.steps' "$mhmoe" config
 expect 0 '^same$' bash -c 'diff "$0" config.md && echo same' "$source/docs/config.md" # else: make docs
 
 # ---- the machine
+
+expect 0 '^mhmoe-h3 .* 93 ' "$mhmoe" presets
+expect 0 '"suffix": "[+]shared"' "$mhmoe" presets --dim 96 --activation gelu --json
+expect 0 '^mhmoe-h3 *not at these sizes: .* nearest' "$mhmoe" presets --dim 256
+expect 2 'activation' "$mhmoe" presets --activation relu
 
 expect 0 '^ok ' "$mhmoe" doctor
 expect 0 '"ok": true' "$mhmoe" doctor --json
@@ -123,6 +128,8 @@ expect 1 'range.yaml:2: .*train.steps' "$mhmoe" train range.yaml
 printf 'train: [\n' >broken.yaml
 expect 1 'broken.yaml:' "$mhmoe" train broken.yaml
 expect 1 'moe.heads' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.heads=3
+expect 1 'the nearest is mhmoe-h2' "$mhmoe" info tiny.yaml --set model.vocab=400 --set model.preset=mhmoe-k2
+expect 1 'moe.score sigmoid and moe.balance gshard' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.score=sigmoid
 expect 1 'moe.top_k' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.top_k=5
 
 echo "$cases cases, $wrong wrong"
