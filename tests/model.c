@@ -663,7 +663,7 @@ static void test_model_gradients(void **state)
     variants[6].moe.shared_experts = 2;
     variants[7].moe.score = MH_SCORE_SIGMOID, variants[7].moe.balance = MH_BALANCING_BIAS;
     variants[7].moe.renormalize = 1;
-    variants[8].moe.router = MH_ROUTER_XMOE, variants[8].moe.z_weight = 0.1, variants[8].moe.jitter = 0.2;
+    variants[8].moe.router = MH_ROUTER_XMOE, variants[8].moe.z_weight = 0.1, variants[8].moe.jitter = 0.9;
     variants[9].moe.second_expert = MH_SECOND_RANDOM, variants[9].moe.renormalize = 1;
     variants[9].moe.z_weight = 1;
     variants[10].moe.second_expert = MH_SECOND_SAMPLING, variants[10].moe.balance = MH_BALANCING_NONE;
