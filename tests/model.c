@@ -107,7 +107,7 @@ static void test_presets(void **state)
                 {"fine-grained", 1, 16, 2, 1024, 0},
                 {"fine-grained-k8", 1, 64, 8, 256, 0},
                 {"mhmoe-h2", 2, 41, 2, 768, 0},
-                {"mhmoe-h3+shared", 3, 93, 3, 512, 1},
+                {"mhmoe-h3+shared+bitnet", 3, 93, 3, 512, 1},
                 {"mhmoe-h4", 4, 165, 4, 384, 0},
                 {"mhmoe-a", 4, 8, 1, 7936, 0}}; /* 4 (2048 - 64) */
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
@@ -119,6 +119,7 @@ static void test_presets(void **state)
         assert_int_equal(c.moe.ffn_dim, want[i].ffn_dim);
         assert_int_equal(c.moe.shared_experts, want[i].shared_experts);
         assert_int_equal(c.moe.shared_ffn_dim, want[i].shared_experts ? 2048 : 0);
+        assert_int_equal(c.quant, strstr(want[i].preset, "+bitnet") ? MH_QUANT_BITNET158 : MH_QUANT_NONE);
         json_t *json = mh_config_to_json(&c);
         OK(mh_config_from_json(&back, json, "config.json")); /* a resolved one resolves again */
         json_decref(json);

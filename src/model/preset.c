@@ -150,8 +150,16 @@ static mh_status shared(mh_config *c, int64_t number)
     return MH_OK;
 }
 
+static mh_status bitnet(mh_config *c, int64_t number)
+{
+    (void)number;
+    c->quant = MH_QUANT_BITNET158;
+    return MH_OK;
+}
+
 static const preset suffixes[] = {
     {"+shared", "and an expert of width model.ffn_dim that takes every token", shared, {0}},
+    {"+bitnet", "trained as BitNet b1.58: model.quant bitnet158", bitnet, {0}},
 };
 enum { SUFFIXES = sizeof suffixes / sizeof *suffixes };
 
