@@ -153,19 +153,21 @@ static void test_bad_presets(void **state)
     (void)state;
     static const struct {
         const char *preset, *set, *sentence;
-    } bad[] = {{"mhmoe-x2", NULL, "model.preset \"mhmoe-x2\" is not known, the nearest is mhmoe-h2"},
-               {"mhmoe-h", NULL, "the nearest is mhmoe-"},
-               {"smoe-top0", NULL, "the nearest is smoe-top1"},
-               {"densely", NULL, "the nearest is dense"},
-               {"mhmoe-h2+share", NULL, "there is no \"+share\""},
-               {"mhmoe-h2+shared+", NULL, "there is no \"+\""},
-               {"dense+shared", NULL, "moe.shared_experts 1 stand beside routed ones"},
-               {"dense", "moe.experts=4", "model.preset dense has no experts, but moe.experts is 4"},
-               {"mhmoe-h2", "moe.heads=3", "model.preset mhmoe-h2 and moe.heads 3 contradict each other"},
-               {"smoe-top1", "moe.top_k=2", "model.preset smoe-top1 and moe.top_k 2 contradict each other"},
-               {"mhmoe-h2", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a"},
-               {"fine-grained-k7", NULL, "number of pieces 7 does not divide model.ffn_dim 2048"},
-               {"mhmoe-h5", NULL, "moe.heads 5 does not divide model.dim 768"}};
+    } bad[] = {
+        {"mhmoe-x2", NULL, "model.preset \"mhmoe-x2\" is not known, the nearest is mhmoe-h2"},
+        {"mhmoe-h", NULL, "the nearest is mhmoe-"},
+        {"smoe-top0", NULL, "the nearest is smoe-top1"},
+        {"densely", NULL, "the nearest is dense"},
+        {"mhmoe-h2+share", NULL, "there is no \"+share\""},
+        {"mhmoe-h2+shared+", NULL, "there is no \"+\""},
+        {"dense+shared", NULL, "moe.shared_experts 1 stand beside routed ones"},
+        {"dense", "moe.experts=4", "model.preset dense has no experts, but moe.experts is 4"},
+        {"mhmoe-h2", "moe.heads=3", "model.preset mhmoe-h2 and moe.heads 3 contradict each other"},
+        {"smoe-top1", "moe.top_k=2", "model.preset smoe-top1 and moe.top_k 2 contradict each other"},
+        {"none", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a, but that is none"},
+        {"mhmoe-h2", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a"},
+        {"fine-grained-k7", NULL, "number of pieces 7 does not divide model.ffn_dim 2048"},
+        {"mhmoe-h5", NULL, "moe.heads 5 does not divide model.dim 768"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         mh_config c = named(bad[i].preset, 768, 2048);
         if (bad[i].set)
@@ -211,6 +213,8 @@ static void test_bad_configs(void **state)
          "moe.balance bias has no loss to weigh, but moe.balance_weight is 0.01"},
         {{"moe.balance=none", "moe.balance_weight=0.01"}, "moe.balance none has no loss"},
         {{"moe.score=sigmoid"}, "moe.score sigmoid and moe.balance gshard"},
+        {{"moe.shared_ffn_dim=64"},
+         "moe.shared_ffn_dim 64 is a width of shared experts, but moe.shared_experts is 0"},
         {{"moe.score=sigmoid", "moe.balance=none"}, NULL},
     };
     for (size_t i = 0; i < sizeof contradictions / sizeof *contradictions; i++) {

@@ -175,6 +175,12 @@ static mh_status check_moe(const mh_config *c)
         return mh_fail(MH_EVALUE,
                        "moe.every %lld makes none of the %lld layers an MoE layer; use at most model.layers",
                        (long long)m->every, (long long)c->layers);
+    if (m->shared_ffn_dim && !m->shared_experts)
+        return mh_fail(
+            MH_EVALUE,
+            "moe.shared_ffn_dim %lld is a width of shared experts, but moe.shared_experts is 0; set "
+            "it, or leave the width out",
+            (long long)m->shared_ffn_dim);
     return check_routing(m);
 }
 

@@ -230,6 +230,11 @@ static mh_status unknown(const char *name)
 
 mh_status mh_preset_apply(mh_config *c)
 {
+    if (c->moe.beta > 0 && strncmp(c->preset, "mhmoe-a", strlen("mhmoe-a")) != 0)
+        return mh_fail(
+            MH_EVALUE,
+            "moe.beta %g is a setting of model.preset mhmoe-a, but that is %s; leave one of them out",
+            c->moe.beta, c->preset);
     if (strcmp(c->preset, "none") == 0)
         return MH_OK;
     int64_t number = 0;
@@ -237,11 +242,6 @@ mh_status mh_preset_apply(mh_config *c)
     const preset *row = find(presets, PRESETS, c->preset, length, &number);
     if (row == NULL)
         return unknown(c->preset);
-    if (c->moe.beta > 0 && row->apply != mhmoe_a)
-        return mh_fail(
-            MH_EVALUE,
-            "moe.beta %g is a setting of model.preset mhmoe-a, but that is %s; leave one of them out",
-            c->moe.beta, c->preset);
     MH_TRY(row->apply(c, number));
     for (const char *at = c->preset + length; *at != '\0'; at += length) {
         length = 1 + strcspn(at + 1, "+");
