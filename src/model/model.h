@@ -190,13 +190,13 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
                       mh_attention_pass *pass, mh_attention_back *back, mh_mat dx, mh_mat dout, mh_mat x,
                       const mh_attention *shape, const int32_t *position, const float *rotary);
 
-/* ---- head.c, experts.c, moe.c: one feed-forward layer, dense or MoE
- * -------------------------------------------- */
+/* ---- head.c, experts.c, moe.c: one feed-forward layer, dense or MoE ------------------------------------ */
 
 enum { MH_HEAD_LINEARS = 3 }; /* at most */
 enum { MH_ROUTER_SLOTS = 5 }; /* parameters and matrices that a router may have for itself */
 
-/* One layer's settings and its indices into the registry, -1 where it has no such parameter. */
+/* One layer's settings and its indices into the registry, -1 where it has no such parameter; those of head
+ * layer and router are as many as these have. */
 typedef struct {
     int64_t dim;
     int activation, bias; /* mh_activation */
