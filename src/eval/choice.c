@@ -272,13 +272,11 @@ mh_status mh_score_choices(const mh_model *model, const mh_tokenizer *tokenizer,
                            const mh_progress *progress)
 {
     MH_TRY(mh_eval_check(model, tokenizer));
-    if (model->config.moe.capacity_factor > 0)
-        return mh_fail(
-            MH_EVALUE,
-            "a model with moe.capacity_factor %g cannot score choices: which tokens it drops depends "
-            "on what else is in the batch; set it to 0 in the checkpoint's config.json, and "
-            "remove the line \"xxh3\" there",
-            model->config.moe.capacity_factor);
+    if (mh_config_noncausal(&model->config))
+        return mh_fail(MH_EVALUE,
+                       "this model cannot score choices: it %s; set it to 0 in the checkpoint's config.json, "
+                       "and remove the line \"xxh3\" there",
+                       mh_config_noncausal(&model->config));
     question *questions = calloc((size_t)items->count, sizeof *questions);
     if (questions == NULL)
         return mh_fail(MH_EMEMORY, "no memory left for %lld questions", (long long)items->count);
