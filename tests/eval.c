@@ -737,9 +737,9 @@ static void test_task_score_refuses(void **state)
     model->config.context = 8;
 
     OK(mh_task_load(&items, path, &(mh_task_options){.limit = 1}));
-    model->config.moe.capacity_factor = 1;
+    model->config.moe.experts = 4, model->config.moe.capacity_factor = 1;
     FAILS(MH_EVALUE, "cannot score choices", mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
-    model->config.moe.capacity_factor = 0;
+    model->config.moe.experts = 0, model->config.moe.capacity_factor = 0;
     model->config.bos = -1;
     FAILS(MH_EVALUE, "model.bos is unset", mh_task_score(model, tiny_tokenizer, &items, NULL, &result));
     model->config.bos = 1;
