@@ -983,9 +983,9 @@ static void students_t_agrees_with_the_tables(void **state)
 static mh_recipe comparison_recipe(const char *output, const char *models)
 {
     mh_recipe recipe = tiny_recipe("unused");
-    static const char *const settings[] = {"moe.heads=0",    "moe.experts=0",    "moe.top_k=0",
-                                           "moe.ffn_dim=0",  "model.ffn_dim=64", "moe.baseline_experts=4",
-                                           "compare.seeds=2"};
+    static const char *const settings[] = {
+        "moe.heads=0",      "moe.experts=0",          "moe.top_k=0",           "moe.ffn_dim=0",
+        "model.ffn_dim=64", "moe.baseline_experts=4", "moe.second_expert=all", "compare.seeds=2"};
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
         set(&recipe, settings[i]);
     snprintf(recipe.compare.models, sizeof recipe.compare.models, "%s", models);
@@ -1001,12 +1001,12 @@ static void models_of_a_comparison_are_refused_by_name(void **state)
         const char *models, *sentence;
     } wrong[] = {
         {MH_EVALUE, "", "no models are named"},
-        {MH_EVALUE, "dense,smoe", "model smoe: model.preset must be one of"},
+        {MH_EVALUE, "dense,smoe", "model smoe: model.preset \"smoe\" is not known"},
         {MH_EVALUE, "dense, dense train.rate=1", "two models are called dense"},
         {MH_EVALUE, "a/b=dense", "\"a/b\" cannot be the name of a model"},
         {MH_EVALUE, "dense,", "\"\" cannot be the name"},
         {MH_EVALUE, "a=dense moe.heads", "model a: \"moe.heads\" is no setting"},
-        {MH_EVALUE, "a=dense moe.head=3", "model a: moe.head must be one of auto, off, on"},
+        {MH_EVALUE, "a=dense moe.head=4", "model a: moe.head must be one of auto, off, on"},
         {MH_EVALUE, "a=mhmoe-h2 moe.haeds=3", "moe.heads"},
         {MH_EVALUE, "dense,b=dense train.warmup=6", "model b: train.warmup 6 leaves none"},
         {MH_EMISMATCH, "dense,b=dense data.train=tiny",
