@@ -245,12 +245,12 @@ static int run(const char *path, const request *r)
     if (status == MH_OK)
         status = mh_compare(&recipe, r->resume, &watch, &results);
     cli_bar_clear(&v.bar);
+    if (status != MH_OK)
+        json_decref(results);
+    int code = status == MH_OK ? print_results(results, r->json) : cli_report(status);
     if (v.runs > 0)
         cli_write_page(v.folder);
-    if (status == MH_OK)
-        return print_results(results, r->json);
-    json_decref(results);
-    return cli_report(status);
+    return code;
 }
 
 int cli_compare(int argc, char **argv)
