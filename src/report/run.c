@@ -72,12 +72,12 @@ static void add_size(reader *r, mh_recipe *recipe)
     json_object_set_new(r->run, "training_flops", json_real(flops.training));
 }
 
-/* Runs of one group differ in their seed and in what may change on resume. */
+/* Runs of one group differ in their seeds and in what may change on resume. */
 static void add_group(reader *r, const mh_recipe *recipe)
 {
     mh_recipe group = *recipe;
     char identity[17];
-    group.train.seed = 0;
+    group.train.seed = group.train.data_seed = 0;
     if (mh_recipe_identity(&group, identity) == MH_OK)
         json_object_set_new(r->run, "group", json_string(identity));
 }

@@ -10,7 +10,7 @@ function settingsOf(recipe) {
 /* What differs from the defaults; first, where there are several models, what differs between them. */
 function settingsTable() {
   const usual = settingsOf(report.defaults), recipes = groups.map(group => settingsOf(group.runs[0].recipe));
-  const own = new Set(['train.run', 'train.seed']);
+  const own = new Set(['train.run', 'train.seed', 'train.data_seed']);
   const keys = [...usual.keys()].filter(key => !own.has(key) && recipes.some(recipe =>
     recipe.has(key) && recipe.get(key) !== usual.get(key)));
   const differs = key => new Set(recipes.filter(recipe => recipe.size).map(recipe => recipe.get(key))).size > 1;
