@@ -37,27 +37,6 @@ typedef struct {
     mh_arena memory;
 } analysis;
 
-json_t *mh_choice_json(const int32_t *choice, int64_t top_k)
-{
-    json_t *experts = json_array();
-    for (int64_t i = 0; i < top_k; i++)
-        json_array_append_new(experts, json_integer(choice[i]));
-    return experts;
-}
-
-json_t *mh_token_json(const mh_tokenizer *tokenizer, int32_t id)
-{
-    mh_text text = {0};
-    json_t *json = NULL;
-    if (mh_tokenizer_piece(tokenizer, id, &text) == MH_OK && text.length > 0)
-        json = json_stringn(text.data, text.length); /* NULL where a byte piece is no character */
-    if (json == NULL)
-        json = text.length == 1 ? json_sprintf("<0x%02X>", (unsigned char)text.data[0])
-                                : json_sprintf("<%d>", (int)id);
-    mh_text_release(&text);
-    return json;
-}
-
 /* ---- seeing the routing -------------------------------------------------------------------------------- */
 
 static void compare(analysis *a, int layer, int64_t at, const int32_t *choice)
@@ -340,7 +319,7 @@ static json_t *trace_heads(const analysis *a, int64_t token, int layer)
         for (int64_t c = 0; c < top_k; c++)
             json_array_append_new(gates, mh_rounded((double)a->gate[i + c]));
         json_array_append_new(
-            heads, json_pack("{s:o, s:o}", "experts", mh_choice_json(a->choice + i, top_k), "gates", gates));
+            heads, json_pack("{s:o, s:o}", "experts", mh_experts_json(a->choice + i, top_k), "gates", gates));
     }
     return heads;
 }

@@ -70,8 +70,7 @@ mh_status mh_eval_perplexity(const mh_model *model, const mh_tokenizer *tokenize
 mh_status mh_eval_batches(const mh_model *model, mh_pass *pass, const mh_batches *batches, int64_t sequences,
                           bool mask_documents, const mh_progress *progress, mh_perplexity *result);
 
-/* Refuses a model that cannot be asked for the probability of a text: without bos, or with another tokenizer.
- */
+/* Refuses a model that gives no text a probability: one without bos, or with another tokenizer. */
 mh_status mh_eval_check(const mh_model *model, const mh_tokenizer *tokenizer);
 
 /* ---- task_formats.c: one question out of a record ------------------------------------------------------ */
@@ -170,8 +169,8 @@ typedef struct {
 } mh_task_options;
 
 /* Loads the questions of `name`, a task of the table or the path of a .jsonl, with their examples: the first
- * `shots` of their file, without the question itself. `name` must outlive
- * them. Fails where no question is left. */
+ * `shots` of their file, without the question itself. `name` must outlive them. Fails where no question is
+ * left. */
 mh_status mh_task_load(mh_items *items, const char *name, const mh_task_options *options);
 
 typedef struct {
@@ -213,8 +212,7 @@ typedef struct {
 mh_status mh_verify(const char *path, mh_precision precision, mh_verify_result *result);
 void mh_verify_release(mh_verify_result *result);
 
-/* ---- excerpts.c: stretches of text spread evenly over an input, and labels -------------------------------
- */
+/* ---- excerpts.c: stretches of text spread evenly over an input, and labels ----------------------------- */
 
 typedef enum { MH_LABEL_NONE, MH_LABEL_FILE, MH_LABEL_FOLDER } mh_label_by;
 
@@ -243,7 +241,7 @@ mh_status mh_excerpts_label(mh_excerpts *excerpts, const char *name);
 /* Whether stretch number `stretch` of the input is taken. */
 bool mh_excerpts_takes(const mh_excerpts *excerpts, int64_t stretch);
 
-/* ---- routing.c: what a layer's router chose, as counts; measures.c: what they say ---------------------- */
+/* ---- routing.c: what a layer's router chose, as counts ------------------------------------------------- */
 
 /* Tokens of each kind (id, label) and the choices they made. */
 typedef struct {
@@ -275,12 +273,14 @@ void mh_routing_count(mh_routing *routing, const int32_t *choice, int32_t token,
 /* How many experts are in both of two lists of top_k. */
 int64_t mh_routing_shared(const int32_t *a, const int32_t *b, int64_t top_k);
 
+/* ---- measures.c: what the counts say ------------------------------------------------------------------- */
+
 /* One of "layers" in docs/formats.md. threshold < 0: half the even share of one choice, 1/(2E). */
 json_t *mh_routing_json(const mh_routing *routing, double threshold, const mh_tokenizer *tokenizer,
                         char *const *label);
 
 json_t *mh_rounded(double value);                                 /* to six decimals */
-json_t *mh_choice_json(const int32_t *choice, int64_t top_k);     /* [3, 17] */
+json_t *mh_experts_json(const int32_t *choice, int64_t top_k);    /* [3, 17] */
 json_t *mh_token_json(const mh_tokenizer *tokenizer, int32_t id); /* " the", or "<0xE2>" */
 
 /* ---- words.c: the experts of a word in each of its sentences ------------------------------------------- */

@@ -14,6 +14,27 @@ json_t *mh_rounded(double value)
     return mh_json_real(round(value * 1e6) / 1e6);
 }
 
+json_t *mh_experts_json(const int32_t *choice, int64_t top_k)
+{
+    json_t *experts = json_array();
+    for (int64_t i = 0; i < top_k; i++)
+        json_array_append_new(experts, json_integer(choice[i]));
+    return experts;
+}
+
+json_t *mh_token_json(const mh_tokenizer *tokenizer, int32_t id)
+{
+    mh_text text = {0};
+    json_t *json = NULL;
+    if (mh_tokenizer_piece(tokenizer, id, &text) == MH_OK && text.length > 0)
+        json = json_stringn(text.data, text.length); /* NULL where a byte piece is no character */
+    if (json == NULL)
+        json = text.length == 1 ? json_sprintf("<0x%02X>", (unsigned char)text.data[0])
+                                : json_sprintf("<%d>", (int)id);
+    mh_text_release(&text);
+    return json;
+}
+
 static json_t *rounded_list(const int64_t *count, int64_t n, double whole)
 {
     json_t *list = json_array();

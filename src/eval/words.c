@@ -146,7 +146,7 @@ static json_t *experts(const mh_words *w, int occurrence, int layer)
 {
     json_t *heads = json_array();
     for (int64_t j = 0; j < w->heads; j++)
-        json_array_append_new(heads, mh_choice_json(choices(w, occurrence, layer, j), w->top_k));
+        json_array_append_new(heads, mh_experts_json(choices(w, occurrence, layer, j), w->top_k));
     return heads;
 }
 
