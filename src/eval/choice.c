@@ -262,9 +262,10 @@ static mh_status encode_all(const mh_tokenizer *tokenizer, const mh_config *conf
         }
     }
     mh_text_release(&work);
-    if (status == MH_OK && items->count == 0)
-        return mh_fail(MH_EVALUE, "%s holds no question for this model: %.*s", items->path,
-                       (int)strcspn(items->complaints.data, "\n"), items->complaints.data);
+    if (status == MH_OK && items->count == 0) {
+        mh_items_refuse(items);
+        status = mh_fail_in(MH_EVALUE, "%s holds no question for this model", items->path);
+    }
     return status;
 }
 

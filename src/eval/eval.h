@@ -145,6 +145,9 @@ mh_status mh_items_read(mh_items *items, const mh_task *task, const char *path, 
 void mh_items_release(mh_items *items);
 void mh_items_remove(mh_items *items, int64_t index);
 
+/* Fails with the first complaint; there must be one. */
+mh_status mh_items_refuse(const mh_items *items);
+
 /* Counts a question that is left out for the reason in mh_message(), which gets its place in front. */
 mh_status mh_items_complain(mh_items *items, int64_t number, int64_t line);
 

@@ -54,6 +54,12 @@ mh_status mh_items_complain(mh_items *items, int64_t number, int64_t line)
     return mh_text_printf(&items->complaints, "%s\n", mh_message());
 }
 
+mh_status mh_items_refuse(const mh_items *items)
+{
+    const char *first = items->complaints.data;
+    return mh_fail(MH_EFORMAT, "%.*s", (int)strcspn(first, "\n"), first);
+}
+
 /* ---- files --------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -187,10 +193,10 @@ mh_status mh_items_read(mh_items *items, const mh_task *task, const char *path, 
         r.rest = r.text.data + (mark ? 3 : 0);
         status = task->format->lines > 0 ? read_records(&r) : read_list(&r);
     }
-    if (status == MH_OK && items->count == 0)
-        status = mh_fail(MH_EFORMAT, "%s holds no question that can be asked: %.*s", path,
-                         items->left_out ? (int)strcspn(items->complaints.data, "\n") : 11,
-                         items->left_out ? items->complaints.data : "it is empty");
+    if (status == MH_OK && items->count == 0) {
+        status = items->left_out ? mh_items_refuse(items) : mh_fail(MH_EFORMAT, "it is empty");
+        mh_fail_in(status, "%s holds no question that can be asked", path);
+    }
     mh_text_release(&r.text);
     mh_text_release(&r.work);
     if (status != MH_OK)

@@ -169,22 +169,20 @@ static mh_status find_task(const char *name, mh_task *task)
         task->name = task->file = name;
         return MH_OK;
     }
-    mh_text names = {0};
+    char names[512] = "";
     int nearest = 0;
-    for (int i = 0; i < MH_TASKS; i++) {
+    for (int i = 0, n = 0; i < MH_TASKS; i++) {
         if (strcmp(mh_tasks[i].name, name) == 0) {
             *task = mh_tasks[i];
-            mh_text_release(&names);
             return MH_OK;
         }
-        MH_TRY(mh_text_printf(&names, "%s%s", i ? ", " : "", mh_tasks[i].name));
+        n += snprintf(names + n, sizeof names - (size_t)n, "%s%s", i ? ", " : "", mh_tasks[i].name);
         if (mh_text_distance(name, mh_tasks[i].name) < mh_text_distance(name, mh_tasks[nearest].name))
             nearest = i;
     }
-    mh_fail(MH_EUSAGE, "there is no task '%s', the nearest is %s; choose among %s, or name a .jsonl file",
-            name, mh_tasks[nearest].name, names.data);
-    mh_text_release(&names);
-    return MH_EUSAGE;
+    return mh_fail(MH_EUSAGE,
+                   "there is no task '%s', the nearest is %s; choose among %s, or name a .jsonl file", name,
+                   mh_tasks[nearest].name, names);
 }
 
 /* The task's file in `folder`, as it is or compressed. */
@@ -277,9 +275,9 @@ static mh_status load_shots(mh_items *shots, const mh_task *task, const char *pa
     MH_TRY(mh_items_read(shots, task, path, 0));
     if (shots->left_out == 0)
         return MH_OK;
-    mh_fail(MH_EFORMAT, "%.*s", (int)strcspn(shots->complaints.data, "\n"), shots->complaints.data);
+    mh_status status = mh_items_refuse(shots);
     mh_items_release(shots);
-    return MH_EFORMAT;
+    return status;
 }
 
 mh_status mh_task_load(mh_items *items, const char *name, const mh_task_options *options)
