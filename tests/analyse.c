@@ -373,6 +373,28 @@ static void test_words(void **state)
           analyse(folder, path, (mh_analysis){.words = "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"}, &json));
 }
 
+/* A text that is cut within a character ends in U+FFFD, which is longer than the byte it stands for: the last
+ * token is then a word's last all the same. */
+static void test_word_longer_than_its_token(void **state)
+{
+    (void)state;
+    mh_words w = {.heads = 2, .top_k = 2, .layers = 1};
+    mh_arena count = {0}, memory;
+    mh_ids ids = {0};
+    OK(mh_words_parse(&w, "\xef\xbf\xbd"));
+    mh_words_layout(&w, &count);
+    OK(mh_arena_init(&memory, count.used, "a word"));
+    mh_words_layout(&w, &memory);
+    OK(mh_tokenizer_encode(tiny_tokenizer, "at \xf0\x9f\xa6\x8a", 7, &ids));
+    int64_t cut = ids.count - 3; /* with the first of its four bytes */
+    OK(mh_words_find(&w, tiny_tokenizer, ids.id, cut, 100, 0));
+    assert_int_equal(w.kept, 1);
+    assert_int_equal(w.list[0].at, 100 + cut - 1);
+    mh_ids_release(&ids);
+    mh_words_release(&w);
+    mh_arena_release(&memory);
+}
+
 /* ---- excerpts and labels ------------------------------------------------------------------------------- */
 
 static const char *label_at(const json_t *json, size_t i)
@@ -489,6 +511,7 @@ int main(void)
         cmocka_unit_test(test_every_token_where_it_has_most_context),
         cmocka_unit_test(test_checkpoints),
         cmocka_unit_test(test_words),
+        cmocka_unit_test(test_word_longer_than_its_token),
         cmocka_unit_test(test_labels),
         cmocka_unit_test(test_excerpts),
         cmocka_unit_test(test_refusals),

@@ -111,7 +111,8 @@ mh_status mh_words_find(mh_words *w, const mh_tokenizer *tokenizer, const int32_
             continue;
         }
         size_t end = at + strlen(w->word[word]);
-        for (; ends < end; ends += w->piece.length) {
+        /* cleaning may have made the text longer than its pieces */
+        for (; ends < end && token + 1 < count; ends += w->piece.length) {
             w->piece.length = 0;
             MH_TRY(mh_tokenizer_piece(tokenizer, id[++token], &w->piece));
         }
