@@ -8,6 +8,7 @@
 #define MOE(field)                offsetof(mh_moe_config, field)
 
 #define CHOICE(VALUE, name, text) "|" text
+#define NAME(VALUE, name, text)   text,
 
 const mh_option mh_model_rows[MH_MODEL_ROWS] = {
     {"preset", "none",
@@ -131,6 +132,7 @@ mh_status mh_check_divides(const char *whole_name, int64_t whole, const char *pa
 static mh_status check_routing(const mh_moe_config *m)
 {
     static const char *const second[] = {"all", "random", "sampling"};
+    static const char *const balance[] = {MH_BALANCINGS(NAME)};
     if (m->renormalize && m->top_k == 1)
         return mh_fail(MH_EVALUE,
                        "moe.renormalize and moe.top_k 1 contradict each other: every gate would be "
@@ -146,11 +148,11 @@ static mh_status check_routing(const mh_moe_config *m)
     if (m->drop != MH_DROP_POSITION && m->capacity_factor == 0)
         return mh_fail(MH_EVALUE, "moe.drop probability needs a capacity, but moe.capacity_factor is 0; set "
                                   "it, for example to 1.25");
-    if (m->balance != MH_BALANCING_GSHARD && m->balance_weight > 0)
+    if (mh_balancing_of(m)->fwd == NULL && m->balance_weight > 0)
         return mh_fail(MH_EVALUE,
                        "moe.balance %s has no loss to weigh, but moe.balance_weight is %g; set it to 0, or "
                        "moe.balance to gshard",
-                       m->balance == MH_BALANCING_BIAS ? "bias" : "none", m->balance_weight);
+                       balance[m->balance], m->balance_weight);
     if (m->score == MH_SCORE_SIGMOID && m->balance == MH_BALANCING_GSHARD)
         return mh_fail(MH_EVALUE,
                        "moe.score sigmoid and moe.balance gshard contradict each other: that loss is about "

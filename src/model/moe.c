@@ -9,17 +9,8 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     const mh_moe_config *m = &f->moe;
     int64_t e = m->experts, d = f->dim, s = e ? d / m->heads : d, width = m->ffn_dim;
     bool gated = f->activation == MH_SWIGLU;
-    mh_ffn none = {.merge_weight = -1,
-                   .merge_bias = -1,
-                   .choice_bias = -1,
-                   .gate = -1,
-                   .gate_bias = -1,
-                   .up_bias = -1,
-                   .down_bias = -1};
-    none.dim = f->dim, none.activation = f->activation, none.bias = f->bias, none.quant = f->quant,
-    none.moe = f->moe;
-    none.shared = f->shared;
-    *f = none;
+    f->merge_weight = f->merge_bias = f->choice_bias = -1;
+    f->gate = f->gate_bias = f->up_bias = f->down_bias = -1;
 
     /* The default initialisation of a linear layer: uniform within 1/sqrt(fan in). */
     double wide = 1 / sqrt((double)s), deep = 1 / sqrt((double)width);
