@@ -27,7 +27,7 @@ static measure measure_of(const mh_comparison *c, int arm, int set)
             difference[m.pairs++] = exp(run->loss[set]) - exp(base->loss[set]);
     }
     m.mean = mh_mean(value, m.runs);
-    m.error = m.runs > 1 ? mh_standard_error(value, m.runs) : NAN;
+    m.error = mh_standard_error(value, m.runs);
     m.difference = mh_mean(difference, m.pairs);
     m.half = m.pairs > 1 ? mh_student(m.pairs - 1, CONFIDENCE) * mh_standard_error(difference, m.pairs) : NAN;
     return m;
