@@ -96,6 +96,10 @@ typedef struct {
 
 int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision precision, bool json);
 
+/* ---- analysis.c: an analysis as tables ----------------------------------------------------------------- */
+
+void cli_print_analysis(const json_t *analysis); /* the result of mh_analyse */
+
 /* ---- progress.c: a bar on a terminal, plain lines elsewhere -------------------------------------------- */
 
 /* For anything longer than two seconds; shows share, rate and time left. Use as mh_progress.report with a
