@@ -21,7 +21,7 @@ static cost layer_cost(const mh_parity_baseline *b, double h, double k, double f
 typedef enum { SOLVED, NO_WIDTH, FEW_EXPERTS } outcome;
 
 /* With u = m F + r (r = 1 if the router counts, else 0) parity of parameters reads u E = A and that of FLOPs
- * K (u - r) + r E = C: k u^2 - (C + k r) u + r A = 0, whose larger root is the layer of fewer, wider experts.
+ * K (u - r) + r E = C: K u^2 - (C + K r) u + r A = 0, whose larger root is the layer of fewer, wider experts.
  */
 static outcome solve(const mh_parity_baseline *b, int64_t heads, int64_t top_k, mh_parity_plan *plan)
 {

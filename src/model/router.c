@@ -27,7 +27,7 @@ mh_param mh_router_weight(int64_t rows, int64_t cols)
                       .scale = 1 / sqrt((double)cols)};
 }
 
-/* Rows an expert may take: the authors' C = k ceil(S/E), times the factor; 0 for no limit. */
+/* Rows an expert may take: the authors' C = K ceil(S/E), times the factor; 0 for no limit. */
 static int64_t capacity_rows(const mh_moe_config *m, int64_t routed)
 {
     if (m->capacity_factor == 0)

@@ -49,7 +49,7 @@ typedef struct {
     int64_t *fill;   /* [E], work space of the build */
     int32_t *source; /* [S*K], the first begin[E] are in use */
     int32_t *slot;   /* [S*K] */
-    int32_t *choice; /* [S*K] experts in falling order of probability; ~e: see mh_chosen */
+    int32_t *choice; /* [S*K] experts in falling order of what top_k saw; ~e: see mh_chosen */
     float *gate;     /* [S*K] weight of each choice */
 } mh_plan;
 
