@@ -223,7 +223,7 @@ static void test_save(void **state)
 {
     (void)state;
     int lines;
-    char folder[] = "/tmp/mhmoe-bench-XXXXXX", path[MH_PATH], command[128];
+    char folder[] = "/tmp/mhmoe-bench-XXXXXX", path[MH_PATH];
     assert_non_null(mkdtemp(folder));
     mh_bench bench = quick(&lines);
     bench.save = folder;
@@ -247,8 +247,7 @@ static void test_save(void **state)
     mh_tensors_close(batch);
     mh_pass_free(pass);
     mh_model_free(model);
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    assert_int_equal(system(command), 0);
+    OK(mh_remove_tree(folder));
 }
 
 static void test_stop(void **state)
