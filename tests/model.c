@@ -164,6 +164,7 @@ static void test_bad_presets(void **state)
         {"dense", "moe.experts=4", "model.preset dense has no experts, but moe.experts is 4"},
         {"mhmoe-h2", "moe.heads=3", "model.preset mhmoe-h2 and moe.heads 3 contradict each other"},
         {"smoe-top1", "moe.top_k=2", "model.preset smoe-top1 and moe.top_k 2 contradict each other"},
+        {"xmoe", "moe.router=linear", "model.preset xmoe and moe.router linear contradict each other"},
         {"none", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a, but that is none"},
         {"mhmoe-h2", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a"},
         {"fine-grained-k7", NULL, "number of pieces 7 does not divide model.ffn_dim 2048"},

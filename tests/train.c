@@ -1060,6 +1060,14 @@ static void models_take_settings_of_their_own(void **state)
     OK(mh_recipe_resolve(&arm[2].recipe, NULL));
     free(arm);
 
+    /* Shared experts are paid for by routed ones. */
+    snprintf(recipe.compare.models, sizeof recipe.compare.models,
+             "smoe-top2, shared=smoe-top2+shared moe.shared_ffn_dim=32");
+    OK(mh_arms_read(&arm, &count, &recipe, batches));
+    assert_int_equal(arm[1].recipe.model.moe.ffn_dim, 48);
+    assert_true(arm[1].flops.experts + arm[1].flops.shared == arm[0].flops.experts);
+    free(arm);
+
     set(&recipe, "compare.match=flops");
     snprintf(recipe.compare.models, sizeof recipe.compare.models, "small=smoe-top1 moe.ffn_dim=8,mhmoe-h2");
     FAILS(MH_EVALUE, "model mhmoe-h2 cannot match the FLOPs of small",
@@ -1201,29 +1209,33 @@ static void results_are_what_the_logs_say(void **state)
     OK(mh_compare_results(&c, &result));
     assert_true(json_number_value(json_object_get(result, "baseline_loss")) == 3.25);
     /* other: 6, 3, 2.5: at 3.25 between steps 0 and 100, eleven twelfths of the way down */
-    const json_t *reached = json_object_get(model_of(result, 1), "baseline_loss");
+    const json_t *reached = json_object_get(model_of(result, 1), "to_baseline_loss");
     double updates = 100 * 2.75 / 3;
     assert_true(fabs(json_number_value(json_object_get(reached, "updates")) - updates) < 1e-9);
     assert_true(fabs(json_number_value(json_object_get(reached, "seconds")) - 2 * updates) < 1e-9);
     assert_true(fabs(json_number_value(json_object_get(reached, "flops")) / (6e10 * updates) - 1) < 1e-12);
-    assert_true(json_number_value(json_object_get(json_object_get(model_of(result, 0), "baseline_loss"),
+    assert_true(json_number_value(json_object_get(json_object_get(model_of(result, 0), "to_baseline_loss"),
                                                   "updates")) == 200);
+    assert_true(json_is_true(json_object_get(model_of(result, 0), "causal")));
     json_decref(result);
 
     /* The other way round the loss is not reached; a run that failed takes its pair with it. */
     c.baseline = 1;
+    arm[1].recipe.model.moe = (mh_moe_config){.experts = 4, .capacity_factor = 1};
     run[3].state = MH_RUN_FAILED;
     strcpy(run[3].message, "it had to");
     OK(mh_compare_results(&c, &result));
     assert_true(json_number_value(json_object_get(result, "baseline_loss")) == 2.75);
     assert_true(
-        json_is_false(json_object_get(json_object_get(model_of(result, 0), "baseline_loss"), "reached")));
+        json_is_false(json_object_get(json_object_get(model_of(result, 0), "to_baseline_loss"), "reached")));
     mh_text text = {0};
     OK(mh_compare_markdown(result, &text));
-    static const char *const sentences[] = {
-        "| not reached | not reached |", "* base: perplexity higher by 10.15",
-        "in one pair of runs, which gives no interval", "* base spends 0.50 times the FLOPs of other",
-        "* other, seed 2, failed and is in no figure: it had to."};
+    static const char *const sentences[] = {"| not reached | not reached |",
+                                            "* base: perplexity higher by 10.15",
+                                            "* other has a moe.capacity_factor",
+                                            "in one pair of runs, which gives no interval",
+                                            "* base spends 0.50 times the FLOPs of other",
+                                            "* other, seed 2, failed and is in no figure: it had to."};
     for (size_t i = 0; i < sizeof sentences / sizeof *sentences; i++)
         if (strstr(text.data, sentences[i]) == NULL)
             fail_msg("no \"%s\" in:\n%s", sentences[i], text.data);
@@ -1312,7 +1324,7 @@ static void a_comparison_pairs_by_seed(void **state)
      * latest. */
     double target = json_number_value(json_object_get(result, "baseline_loss"));
     assert_true(fabs(target - (final_loss(dense, 0) + final_loss(dense, 1)) / 2) < 1e-12);
-    const json_t *reached = json_object_get(dense, "baseline_loss");
+    const json_t *reached = json_object_get(dense, "to_baseline_loss");
     assert_true(json_is_true(json_object_get(reached, "reached")));
     assert_true(json_number_value(json_object_get(reached, "updates")) <= 6);
     json_decref(result);
@@ -1329,6 +1341,9 @@ static void a_comparison_pairs_by_seed(void **state)
           compare(comparison_recipe("alone", "dense"), true, &w, &result));
     FAILS(MH_ESTATE, "is in this folder already",
           compare(comparison_recipe("compared", "dense"), false, &w, &result));
+    snprintf(alone.train.run, sizeof alone.train.run, "%s", at("compared"));
+    FAILS(MH_ESTATE, "a comparison is in this folder",
+          mh_train(&alone, MH_TRAIN_NEW, NULL, &(mh_train_watch){0}));
 }
 
 static void a_stopped_comparison_goes_on(void **state)

@@ -92,6 +92,38 @@ static json_t *lines_json(const line *lines, int count)
     return object;
 }
 
+/* How tokens find their experts: the router, and what is not at its default. */
+static void print_routing(const mh_config *c)
+{
+    static const char *const keys[] = {"router",      "score",          "balance",         "head",
+                                       "merge",       "inner_residual", "capacity_factor", "drop",
+                                       "renormalize", "second_expert",  "jitter",          "z_weight"};
+    mh_config defaults;
+    mh_options_defaults(&mh_config_options, &defaults);
+    json_t *own = mh_config_to_json(c), *usual = mh_config_to_json(&defaults);
+    const char *comma = "";
+    printf("routing      ");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *value = json_object_get(json_object_get(own, "moe"), keys[i]);
+        if (json_equal(value, json_object_get(json_object_get(usual, "moe"), keys[i])))
+            continue;
+        printf("%s%s", comma, keys[i]);
+        if (json_is_string(value))
+            printf(" %s", json_string_value(value));
+        else if (json_is_number(value))
+            printf(" %g", json_number_value(value));
+        comma = ", ";
+    }
+    putchar('\n');
+    json_decref(own);
+    json_decref(usual);
+}
+
+static const char *plural(int64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 static void print_shape(const subject *s)
 {
     const mh_config *c = &s->config;
@@ -99,14 +131,16 @@ static void print_shape(const subject *s)
            "vocabulary %lld\n",
            (long long)c->layers, (long long)c->dim, (long long)c->attention_heads, (long long)c->kv_heads,
            (long long)c->context, (long long)c->vocab);
-    if (c->moe.experts)
-        printf("moe          every %lld layers: %lld heads, %lld experts of width %lld, top-%lld, %s\n",
-               (long long)c->moe.every, (long long)c->moe.heads, (long long)c->moe.experts,
-               (long long)c->moe.ffn_dim, (long long)c->moe.top_k,
+    if (c->moe.experts) {
+        printf("moe          every %lld layer%s: %lld head%s, %lld experts of width %lld, top-%lld, %s\n",
+               (long long)c->moe.every, plural(c->moe.every), (long long)c->moe.heads, plural(c->moe.heads),
+               (long long)c->moe.experts, (long long)c->moe.ffn_dim, (long long)c->moe.top_k,
                mh_config_noncausal(c) ? "with a capacity: not causal" : "dropless");
+        print_routing(c);
+    }
     if (c->moe.shared_experts)
-        printf("shared       %lld experts of width %lld\n", (long long)c->moe.shared_experts,
-               (long long)c->moe.shared_ffn_dim);
+        printf("shared       %lld expert%s of width %lld\n", (long long)c->moe.shared_experts,
+               plural(c->moe.shared_experts), (long long)c->moe.shared_ffn_dim);
     printf("dense layers width %lld\n", (long long)c->ffn_dim);
     if (c->quant == MH_QUANT_BITNET158)
         printf("linears      BitNet b1.58: ternary weights, 8-bit inputs\n");

@@ -14,7 +14,7 @@ static const cli_command commands[] = {
     {"data", "turn text into token files", cli_data},
     {"train", "train a model as a recipe says, or resume", cli_train},
     {"compare", "train several models alike, with several seeds, and compare them", cli_compare},
-    {"eval", "measure perplexity and bits per byte", cli_eval},
+    {"eval", "measure perplexity and bits a byte, or answer zero-shot tasks", cli_eval},
     {"analyse", "show which experts text goes to", cli_analyse},
     {"report", "show runs on a page that opens offline", cli_report_page},
     {"generate", "continue a text", cli_generate},

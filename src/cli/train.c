@@ -120,12 +120,16 @@ static void print_summary(const view *v)
                cli_real(v->validated.valid_loss, 4, loss),
                cli_real(v->validated.valid_perplexity, 2, perplexity),
                cli_real(v->validated.valid_bits_per_byte, 4, bits));
-    printf("\nWhat to try next:\n"
-           "  mhmoe generate %s --prompt \"Once upon a time\"\n"
-           "  mhmoe eval %s --perplexity FILE.txt\n"
+    const char *noncausal = mh_config_noncausal(&v->recipe.model);
+    if (noncausal)
+        printf("not causal  it %s; perplexities are not quite those of a causal model\n", noncausal);
+    printf("\nWhat to try next:\n");
+    if (!noncausal)
+        printf("  mhmoe generate %s --prompt \"Once upon a time\"\n", run);
+    printf("  mhmoe eval %s --perplexity FILE.txt\n"
            "  tensorboard --logdir %s\n"
            "  %s/report.html in a browser\n",
-           run, run, run, run);
+           run, run, run);
 }
 
 static mh_status train(view *v, const char *path, const cli_list *sets, bool resume, const char *init_from)

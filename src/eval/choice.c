@@ -274,9 +274,7 @@ mh_status mh_score_choices(const mh_model *model, const mh_tokenizer *tokenizer,
 {
     MH_TRY(mh_eval_check(model, tokenizer));
     if (mh_config_noncausal(&model->config))
-        return mh_fail(MH_EVALUE,
-                       "this model cannot score choices: it %s; set it to 0 in the checkpoint's config.json, "
-                       "and remove the line \"xxh3\" there",
+        return mh_fail(MH_EVALUE, "this model cannot score choices: it %s; train with moe.capacity_factor 0",
                        mh_config_noncausal(&model->config));
     question *questions = calloc((size_t)items->count, sizeof *questions);
     if (questions == NULL)

@@ -28,7 +28,7 @@ mh_status mh_session_create(mh_session **session, const mh_model *model)
     const mh_config *config = &model->config;
     *session = NULL;
     if (mh_config_noncausal(config))
-        return mh_fail(MH_EVALUE, "this model cannot write text: it %s; train with capacity_factor 0",
+        return mh_fail(MH_EVALUE, "this model cannot write text: it %s; train with moe.capacity_factor 0",
                        mh_config_noncausal(config));
     mh_session *s = calloc(1, sizeof *s);
     if (s == NULL)

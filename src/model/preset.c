@@ -47,6 +47,10 @@ static mh_status smoe(mh_config *c, int64_t k)
 static mh_status xmoe(mh_config *c, int64_t number)
 {
     (void)number;
+    if (c->moe.router == MH_ROUTER_LINEAR)
+        return mh_fail(MH_EVALUE,
+                       "model.preset %s and moe.router linear contradict each other; leave one of them out",
+                       c->preset);
     fill(&c->moe.experts, c->moe.baseline_experts);
     fill(&c->moe.top_k, 1);
     c->moe.router = c->moe.router ? c->moe.router : MH_ROUTER_XMOE;

@@ -139,12 +139,12 @@ static bool has_experts(const mh_arm *arm)
 
 static double feed_forward_flops(const mh_arm *arm)
 {
-    return arm->flops.ffn + arm->flops.head_merge + arm->flops.experts;
+    return arm->flops.ffn + arm->flops.head_merge + arm->flops.experts + arm->flops.shared;
 }
 
 static double feed_forward_params(const mh_arm *arm)
 {
-    return (double)(arm->params.ffn + arm->params.head_merge + arm->params.experts);
+    return (double)(arm->params.ffn + arm->params.head_merge + arm->params.experts + arm->params.shared);
 }
 
 /* `now` scaled so that experts which cost `cost` cost what `target` leaves them; at least `step`. */
@@ -162,10 +162,12 @@ static mh_status match(mh_arm *arm, const mh_arm *to, mh_match what)
     double flops = feed_forward_flops(to), params = feed_forward_params(to);
     double other_flops = feed_forward_flops(arm) - arm->flops.experts;
     if (what != MH_MATCH_PARAMS && other_flops >= flops)
-        return mh_fail(MH_EVALUE,
-                       "model %s cannot match the FLOPs of %s: without its experts it costs %.0f a token in "
-                       "feed-forward layers, and %s with them %.0f",
-                       arm->name, to->name, other_flops, to->name, flops);
+        return mh_fail(
+            MH_EVALUE,
+            "model %s cannot match the FLOPs of %s: without its routed experts it costs %.0f a token in "
+            "feed-forward layers, and %s with them %.0f; take it out, or set its head layers or "
+            "shared experts otherwise",
+            arm->name, to->name, other_flops, to->name, flops);
     if (what != MH_MATCH_PARAMS)
         m->ffn_dim = scaled(m->ffn_dim, flops, other_flops, arm->flops.experts, 8);
     count_cost(arm);

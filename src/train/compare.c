@@ -361,7 +361,7 @@ static mh_status compare(comparer *m, bool resume, json_t **result)
     mh_progress progress = {m->watch->progress, m->watch->context, m->watch->stop};
     MH_TRY(plan(m));
     MH_TRY(enter(m, resume));
-    MH_TRY(mh_path_join(speed, c->folder, "speed.json"));
+    MH_TRY(mh_path_join(speed, c->folder, MH_SPEED_FILE));
     MH_TRY(mh_arms_time(c->arm, c->arms, m->data, speed, &progress));
     if (m->budget.kind == MH_BUDGET_SECONDS)
         MH_TRY(set_lengths(m));

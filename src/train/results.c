@@ -189,15 +189,16 @@ static json_t *model_json(const digest *d, int index)
     for (int i = 0; i < d->c->sets; i++)
         json_object_set_new(perplexity, d->c->set[i].name, measure_json(&s->measures[i]));
     return json_pack(
-        "{s:s, s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:b, s:o, s:o, s:o}, s:o}", "name",
-        arm->name, "parameters", (json_int_t)arm->params.total, "active_parameters",
-        (json_int_t)arm->params.active, "flops_per_token", arm->flops.forward, "training_flops_per_token",
-        arm->flops.training, "memory_bytes", (json_int_t)arm->memory, "updates", s->updates, "tokens",
-        s->updates * arm->tokens, "flops", s->updates * s->update_flops, "tokens_per_second",
-        arm->tokens / arm->update_seconds, "seconds", s->updates * arm->update_seconds, "perplexity",
-        perplexity, "baseline_loss", "reached", !isnan(s->to_loss), "updates", mh_json_real(s->to_loss),
-        "flops", mh_json_real(s->to_loss * s->update_flops), "seconds",
-        mh_json_real(s->to_loss * arm->update_seconds), "runs", runs_json(d, index));
+        "{s:s, s:b, s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:b, s:o, s:o, s:o}, s:o}",
+        "name", arm->name, "causal", mh_config_noncausal(&arm->recipe.model) == NULL, "parameters",
+        (json_int_t)arm->params.total, "active_parameters", (json_int_t)arm->params.active, "flops_per_token",
+        arm->flops.forward, "training_flops_per_token", arm->flops.training, "memory_bytes",
+        (json_int_t)arm->memory, "updates", s->updates, "tokens", s->updates * arm->tokens, "flops",
+        s->updates * s->update_flops, "tokens_per_second", arm->tokens / arm->update_seconds, "seconds",
+        s->updates * arm->update_seconds, "perplexity", perplexity, "to_baseline_loss", "reached",
+        !isnan(s->to_loss), "updates", mh_json_real(s->to_loss), "flops",
+        mh_json_real(s->to_loss * s->update_flops), "seconds", mh_json_real(s->to_loss * arm->update_seconds),
+        "runs", runs_json(d, index));
 }
 
 /* ---- the table ----------------------------------------------------------------------------------------- */
@@ -332,6 +333,13 @@ static void tell_cost(const digest *d, const summary *s, json_t *text)
             s->arm->name, ratio, d->baseline);
 }
 
+static void tell_causality(const summary *s, json_t *text)
+{
+    const char *why = mh_config_noncausal(&s->arm->recipe.model);
+    if (why)
+        ADD(text, "%s %s, so its perplexity is not quite that of a causal model.", s->arm->name, why);
+}
+
 static void tell_failures(const digest *d, json_t *text)
 {
     for (int i = 0; i < d->c->runs; i++) {
@@ -354,6 +362,8 @@ static json_t *text_of(const digest *d)
         ADD(text, "Each interval stands for itself: of twenty, one misses the truth by chance.");
     for (int i = 0; i < c->arms; i++)
         tell_cost(d, &d->model[i], text);
+    for (int i = 0; i < c->arms; i++)
+        tell_causality(&d->model[i], text);
     if (!isnan(d->target))
         ADD(text,
             "%s's loss is %.4f, its mean on %s at the end; others reach it where their mean first falls to "

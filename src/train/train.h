@@ -303,6 +303,8 @@ mh_status mh_arms_time(mh_arm *arms, int count, const mh_batches *data, const ch
 
 /* ---- compare.c: all models with all seeds -------------------------------------------------------------- */
 
+#define MH_SPEED_FILE "speed.json" /* of a comparison, from before its first run: by it one is known */
+
 typedef enum { MH_RUN_WAITING, MH_RUN_FINISHED, MH_RUN_FAILED } mh_run_state;
 
 typedef struct {

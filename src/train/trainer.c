@@ -224,14 +224,21 @@ static mh_status open_data(trainer *t)
  * lost by a new run in its place. */
 static mh_status enter_run(trainer *t, mh_train_mode mode)
 {
-    char lock[MH_PATH];
+    char lock[MH_PATH], speed[MH_PATH];
     MH_TRY(mh_path_join(lock, t->run, "lock"));
+    MH_TRY(mh_path_join(speed, t->run, MH_SPEED_FILE));
     if (mode == MH_TRAIN_NEW)
         MH_TRY(mh_make_dirs(t->run));
     else if (!mh_path_is_dir(t->run))
         return mh_fail(MH_ESTATE, "%s: there is no such run folder to resume; start the run without --resume",
                        t->run);
     MH_TRY(mh_lock_take(&t->lock, lock));
+    if (mh_path_exists(speed))
+        return mh_fail(
+            MH_ESTATE,
+            "%s: a comparison is in this folder; go on with it by 'mhmoe compare' and --resume, or choose "
+            "another by --set train.run=FOLDER",
+            t->run);
     if (mode == MH_TRAIN_NEW && mh_state_exists(t->run))
         return mh_fail(
             MH_ESTATE,
