@@ -70,6 +70,9 @@ static void add_size(reader *r, mh_recipe *recipe)
     json_object_set_new(r->run, "active", json_integer(counts.active));
     json_object_set_new(r->run, "flops", json_real(flops.forward));
     json_object_set_new(r->run, "training_flops", json_real(flops.training));
+    const char *noncausal = mh_config_noncausal(&recipe->model);
+    if (noncausal)
+        json_object_set_new(r->run, "noncausal", json_string(noncausal));
 }
 
 /* Runs of one group differ in their seeds and in what may change on resume. */

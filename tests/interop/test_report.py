@@ -144,6 +144,17 @@ class Page(unittest.TestCase):
         self.assertIn("moe beats dense", dom)
         self.assertIn("2 models · 3 runs", dom)
         self.assertRegex(dom, r"\d ± \d")
+        self.assertNotIn("</strong> is measured on other text", dom)
+
+    def test_what_cannot_be_compared_is_said(self):
+        shutil.copytree("run", "apart", dirs_exist_ok=True)
+        recipe = Path("run/recipe.yaml").read_text().replace('train: "tokens"', 'train: "elsewhere"')
+        Path("apart/recipe.yaml").write_text(re.sub("capacity_factor: .*", "capacity_factor: 1.25", recipe))
+        mhmoe("report", "run", "apart", "--output", "apart.html")
+        dom, seen = open_page(Path("apart.html").read_text())
+        self.assertEqual(seen["faults"], [])
+        self.assertIn("<strong>apart</strong> is measured on other text or in other tokens than run", dom)
+        self.assertIn("<strong>apart</strong> has a moe.capacity_factor", dom)
 
     def test_the_routing_of_text(self):
         Path("routing.json").write_text(json.dumps(analysis()))

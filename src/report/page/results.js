@@ -59,7 +59,7 @@ function resultsTable() {
     {name: 'Bits a byte', help: 'of validation text'},
     {name: 'Parameters'},
     {name: 'Active', help: 'parameters that work on one token'},
-    {name: 'FLOPs a token', help: 'in training: forward and backward'},
+    {name: 'Training FLOPs a token', help: 'forward and backward'},
     {name: 'Tokens a second', help: 'median over the run'},
     {name: 'Peak memory'},
     {name: 'Time', help: 'of the updates alone: evaluations and checkpoints are left out'},
@@ -97,6 +97,21 @@ function comparison({path, table: wide, text}) {
     rows.length && columns.length ? table(`Comparison in ${path}`, columns, rows) : null);
 }
 
+/* Which perplexities do not stand beside the others. */
+function cautions() {
+  const recipeOf = group => group.runs[0].recipe, readable = groups.filter(recipeOf), first = readable[0];
+  const text = group => recipeOf(group).data.valid || recipeOf(group).data.train;
+  const others = readable.filter(group => text(group) !== text(first) ||
+    recipeOf(group).model.vocab !== recipeOf(first).model.vocab);
+  const say = (group, sentence) => el('p', {}, el('strong', {}, group.name), ` ${sentence}`);
+  return [
+    ...others.map(group => say(group, 'is measured on other text or in other tokens than ' +
+      `${first.name}: their perplexities and losses cannot be compared.`)),
+    ...groups.filter(group => group.runs[0].noncausal).map(group => say(group,
+      `${group.runs[0].noncausal}, so its perplexity is not quite that of a causal model.`)),
+  ];
+}
+
 function resultsSection() {
-  return section('results', 'Results', ...report.comparisons.map(comparison), ...resultsTable());
+  return section('results', 'Results', ...report.comparisons.map(comparison), ...cautions(), ...resultsTable());
 }
