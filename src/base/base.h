@@ -177,6 +177,9 @@ size_t mh_memory_available(void);
 size_t mh_memory_peak(void); /* peak resident size of this process */
 double mh_seconds(void);
 
+/* Bytes free for this user where `path` is or would be made; 0 where the system does not tell. */
+size_t mh_disk_available(const char *path);
+
 /* The processor's name as Linux tells it; empty where it does not. */
 void mh_processor(char name[128]);
 

@@ -2,8 +2,10 @@
 #include "base/base.h"
 
 #include <inttypes.h>
+#include <libgen.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <xxhash.h>
 
@@ -46,6 +48,16 @@ size_t mh_memory_available(void)
         available = free < available ? free : available;
     }
     return available;
+}
+
+size_t mh_disk_available(const char *path)
+{
+    char copy[MH_PATH], *folder = copy;
+    snprintf(copy, sizeof copy, "%s", path);
+    while (!mh_path_exists(folder)) /* ends at "." or "/" */
+        folder = dirname(folder);
+    struct statvfs s;
+    return statvfs(folder, &s) == 0 ? (size_t)s.f_bavail * s.f_frsize : 0;
 }
 
 size_t mh_memory_peak(void)

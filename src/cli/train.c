@@ -11,23 +11,28 @@ typedef struct {
     mh_train_log last, validated; /* step 0 where there was none */
 } view;
 
+static void print_facts(FILE *out, const mh_recipe *recipe, const mh_train_facts *facts)
+{
+    char a[32], b[32];
+    fprintf(out, "run         %s, %s, %d thread%s\n", recipe->train.run,
+            recipe->train.precision == MH_PRECISION_BF16 ? "bf16" : "f32", mh_threads(),
+            mh_threads() > 1 ? "s" : "");
+    fprintf(out, "parameters  %s, %s active for a token\n", cli_count((double)facts->params.total, a),
+            cli_count((double)facts->params.active, b));
+    fprintf(out, "FLOPs       %s a token forward, %s in training\n", cli_count(facts->flops.forward, a),
+            cli_count(facts->flops.training, b));
+    fprintf(out, "data        %s tokens to train on, %s to validate\n",
+            cli_count((double)facts->train_tokens, a), cli_count((double)facts->valid_tokens, b));
+    fprintf(out, "updates     %lld of %lld tokens: %.2f times the data\n", (long long)recipe->train.steps,
+            (long long)(recipe->train.batch * recipe->train.sequence), facts->epochs);
+    fprintf(out, "memory      about %s", cli_bytes((double)facts->memory, a));
+}
+
 static void show_facts(void *context, const mh_recipe *recipe, const mh_train_facts *facts)
 {
     (void)context;
-    char a[32], b[32];
-    fprintf(stderr, "run         %s, %s, %d thread%s\n", recipe->train.run,
-            recipe->train.precision == MH_PRECISION_BF16 ? "bf16" : "f32", mh_threads(),
-            mh_threads() > 1 ? "s" : "");
-    fprintf(stderr, "parameters  %s, %s active for a token\n", cli_count((double)facts->params.total, a),
-            cli_count((double)facts->params.active, b));
-    fprintf(stderr, "FLOPs       %s a token forward, %s in training\n", cli_count(facts->flops.forward, a),
-            cli_count(facts->flops.training, b));
-    fprintf(stderr, "memory      about %s\n", cli_bytes((double)facts->memory, a));
-    fprintf(stderr, "data        %s tokens to train on, %s to validate\n",
-            cli_count((double)facts->train_tokens, a), cli_count((double)facts->valid_tokens, b));
-    fprintf(stderr, "updates     %lld of %lld tokens: %.2f times the data\n\n",
-            (long long)recipe->train.steps, (long long)(recipe->train.batch * recipe->train.sequence),
-            facts->epochs);
+    print_facts(stderr, recipe, facts);
+    fputs("\n\n", stderr);
 }
 
 static void show_validation(const mh_train_log *log)
@@ -151,10 +156,69 @@ static mh_status train(view *v, const char *path, const cli_list *sets, bool res
     return status;
 }
 
+/* ---- --dry-run ----------------------------------------------------------------------------------------- */
+
+static void print_rehearsal(const mh_recipe *recipe, const mh_rehearsal *r)
+{
+    char a[32], b[32], c[32];
+    print_facts(stdout, recipe, &r->facts);
+    printf(", of %s available\n", cli_bytes((double)r->memory_available, a));
+    if (r->update_seconds == 0) /* not come so far */
+        return;
+    double tokens = (double)(recipe->train.batch * recipe->train.sequence);
+    printf("disk        %lld checkpoint%s of %s kept: %s, of %s free\n", (long long)r->checkpoints,
+           r->checkpoints > 1 ? "s" : "", cli_bytes((double)r->checkpoint_bytes, a),
+           cli_bytes((double)r->checkpoints * (double)r->checkpoint_bytes, b),
+           cli_bytes((double)r->disk_available, c));
+    printf("speed       %s an update, %s tokens/s\n", cli_duration(r->update_seconds, a),
+           cli_count(tokens / r->update_seconds, b));
+    printf("time        about %s, of which %lld evaluation%s take %s\n", cli_duration(r->seconds, a),
+           (long long)r->evaluations, r->evaluations > 1 ? "s" : "",
+           cli_duration((double)r->evaluations * r->evaluation_seconds, b));
+    printf("\nNothing was written. Without --dry-run it begins.\n");
+}
+
+static int print_rehearsal_json(const mh_recipe *recipe, const mh_rehearsal *r)
+{
+    const mh_train_facts *f = &r->facts;
+    return cli_print_json(json_pack(
+        "{s:s, s:i, s:{s:I, s:I}, s:{s:f, s:f}, s:{s:I, s:I, s:f}, s:{s:I, s:I}, s:{s:I, s:I}, "
+        "s:{s:I, s:I, s:I}, s:{s:I, s:f, s:f, s:f}}",
+        "run", recipe->train.run, "threads", mh_threads(), "parameters", "total", (json_int_t)f->params.total,
+        "active", (json_int_t)f->params.active, "flops_per_token", "forward", f->flops.forward, "training",
+        f->flops.training, "data", "train_tokens", (json_int_t)f->train_tokens, "valid_tokens",
+        (json_int_t)f->valid_tokens, "epochs", f->epochs, "updates", "count", (json_int_t)recipe->train.steps,
+        "tokens", (json_int_t)(recipe->train.batch * recipe->train.sequence), "memory_bytes", "needed",
+        (json_int_t)f->memory, "available", (json_int_t)r->memory_available, "disk", "checkpoints",
+        (json_int_t)r->checkpoints, "checkpoint_bytes", (json_int_t)r->checkpoint_bytes, "available_bytes",
+        (json_int_t)r->disk_available, "seconds", "evaluations", (json_int_t)r->evaluations, "update",
+        r->update_seconds, "evaluation", r->evaluation_seconds, "all", r->seconds));
+}
+
+/* Where memory or the run folder stands in the way, what is known is printed all the same. */
+static int rehearse(const char *path, const cli_list *sets, const char *init_from, bool json)
+{
+    mh_recipe recipe;
+    mh_rehearsal rehearsal;
+    mh_status status = mh_recipe_read(&recipe, path, sets->item, sets->count);
+    if (status != MH_OK)
+        return cli_report(status);
+    cli_bar bar;
+    mh_progress progress = {.report = cli_bar_report, .context = &bar, .stop = cli_catch_signals()};
+    cli_bar_init(&bar);
+    status = mh_train_rehearse(&recipe, init_from, &progress, &rehearsal);
+    cli_bar_clear(&bar);
+    if (json && status == MH_OK)
+        return print_rehearsal_json(&recipe, &rehearsal);
+    if (!json && rehearsal.facts.memory > 0)
+        print_rehearsal(&recipe, &rehearsal);
+    return cli_report(status);
+}
+
 int cli_train(int argc, char **argv)
 {
     cli_list sets = {0}, arguments;
-    bool resume = false;
+    bool resume = false, dry = false, json = false;
     const char *init_from = NULL;
     const cli_option options[] = {
         {"set", "KEY=VALUE", "change a key of the recipe; 'mhmoe config' lists them", CLI_LIST, &sets, 0, 0,
@@ -163,6 +227,10 @@ int cli_train(int argc, char **argv)
          0, false},
         {"init-from", "CHECKPOINT", "start from these weights (a checkpoint or a run folder)", CLI_STRING,
          &init_from, 0, 0, false},
+        {"dry-run", NULL,
+         "tell what a new run would be and take, timed by a few real updates, and write nothing", CLI_FLAG,
+         &dry, 0, 0, false},
+        {"json", NULL, "with --dry-run: print one JSON object", CLI_FLAG, &json, 0, 0, false},
     };
     const cli_usage usage = {
         "mhmoe train",
@@ -170,6 +238,7 @@ int cli_train(int argc, char **argv)
         "Trains a model as the recipe says. Ctrl-C once saves a checkpoint and stops; twice stops at once. A "
         "run "
         "that was stopped or killed goes on with --resume and ends in the same bytes as one that was not.",
+        "mhmoe train recipes/demo.yaml --dry-run\n"
         "mhmoe train recipes/demo.yaml\n"
         "mhmoe train recipes/demo.yaml --resume\n"
         "mhmoe train recipes/demo.yaml --set train.run=runs/fast --set train.rate=2e-3\n"
@@ -182,6 +251,14 @@ int cli_train(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &arguments);
     if (code >= 0)
         return code;
+    if ((dry && resume) || (json && !dry)) {
+        mh_fail(MH_EUSAGE, json && !dry
+                               ? "--json goes with --dry-run; a run keeps its numbers in metrics.jsonl"
+                               : "--dry-run tells of a new run; leave --resume out");
+        return cli_report(MH_EUSAGE);
+    }
+    if (dry)
+        return rehearse(arguments.item[0], &sets, init_from, json);
     view v = {0};
     mh_status status = train(&v, arguments.item[0], &sets, resume, init_from);
     code = cli_report(status);

@@ -225,16 +225,46 @@ typedef struct {
 mh_status mh_curve_read(mh_curve *curve, const char *run);
 void mh_curve_release(mh_curve *curve);
 
-/* ---- trainer.c: the loop ------------------------------------------------------------------------------- */
+/* ---- ready.c: what a run and its rehearsal make ready alike -------------------------------------------- */
 
 /* Told before the first step. */
 typedef struct {
     mh_counts params;
     mh_flops flops; /* of a token */
     size_t memory;  /* mh_train_bytes */
-    int64_t train_tokens, valid_tokens, start_step;
+    int64_t train_tokens, valid_tokens;
     double epochs;
 } mh_train_facts;
+
+/* Opens the data, which the caller closes also after a failure, and resolves the recipe, which takes its
+ * vocabulary from there. */
+mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **valid, mh_tokenizer **tokenizer);
+
+mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *train, const mh_batches *valid);
+
+/* Refuses the folder of a comparison, and for a new run one with a checkpoint in it. */
+mh_status mh_train_check_folder(const char *run, bool resume);
+
+/* The first weights: random ones, or those of the checkpoint at `path` if not NULL. */
+mh_status mh_train_weights(mh_model *model, const mh_recipe *recipe, const char *path);
+
+/* ---- rehearsal.c: what a run would be and take --------------------------------------------------------- */
+
+typedef struct {
+    mh_train_facts facts;
+    double update_seconds;            /* median of a few of the run's first updates */
+    double evaluation_seconds;        /* from one batch */
+    double seconds;                   /* of all updates and evaluations */
+    int64_t evaluations, checkpoints; /* that are made; that are kept */
+    size_t memory_available, disk_available, checkpoint_bytes;
+} mh_rehearsal;
+
+/* Makes everything ready as mh_train would for a new run, failing where that would, and times some updates.
+ * Where it fails for memory or later, the facts and memory_available are there all the same. */
+mh_status mh_train_rehearse(mh_recipe *recipe, const char *init_from, const mh_progress *progress,
+                            mh_rehearsal *rehearsal);
+
+/* ---- trainer.c: the loop ------------------------------------------------------------------------------- */
 
 /* Every function may be NULL. */
 typedef struct {

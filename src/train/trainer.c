@@ -208,44 +208,19 @@ static mh_status loop(trainer *t)
 
 /* ---- making ready -------------------------------------------------------------------------------------- */
 
-/* Opens the data and resolves the recipe, which takes its vocabulary from there. */
-static mh_status open_data(trainer *t)
-{
-    const mh_data_config *data = &t->recipe->data;
-    MH_TRY(mh_recipe_data(t->recipe, &t->train));
-    MH_TRY(mh_tokenizer_load(&t->tokenizer, mh_batches_tokenizer(t->train)));
-    MH_TRY(mh_batches_open(&t->valid, data->valid[0] ? data->valid : data->train, "valid",
-                           mh_recipe_length(t->recipe), (uint64_t)mh_recipe_data_seed(t->recipe),
-                           mh_tokenizer_hash(t->tokenizer)));
-    return mh_recipe_resolve(t->recipe, t->train);
-}
-
 /* The folder is locked before it is looked into. Without a checkpoint there is nothing to resume, and nothing
  * lost by a new run in its place. */
 static mh_status enter_run(trainer *t, mh_train_mode mode)
 {
-    char lock[MH_PATH], speed[MH_PATH];
+    char lock[MH_PATH];
     MH_TRY(mh_path_join(lock, t->run, "lock"));
-    MH_TRY(mh_path_join(speed, t->run, MH_SPEED_FILE));
     if (mode == MH_TRAIN_NEW)
         MH_TRY(mh_make_dirs(t->run));
     else if (!mh_path_is_dir(t->run))
         return mh_fail(MH_ESTATE, "%s: there is no such run folder to resume; start the run without --resume",
                        t->run);
     MH_TRY(mh_lock_take(&t->lock, lock));
-    if (mh_path_exists(speed))
-        return mh_fail(
-            MH_ESTATE,
-            "%s: a comparison is in this folder; go on with it by 'mhmoe compare' and --resume, or choose "
-            "another by --set train.run=FOLDER",
-            t->run);
-    if (mode == MH_TRAIN_NEW && mh_state_exists(t->run))
-        return mh_fail(
-            MH_ESTATE,
-            "%s: a run is in this folder already; go on with it by --resume, choose another by --set "
-            "train.run=FOLDER, or remove it",
-            t->run);
-    return MH_OK;
+    return mh_train_check_folder(t->run, mode == MH_TRAIN_RESUME);
 }
 
 static void layout(trainer *t, mh_arena *arena)
@@ -275,27 +250,6 @@ static mh_status create_model(trainer *t)
     return MH_OK;
 }
 
-/* Attention heads change no shape, so that weights of another number of them would load and mean nothing. */
-static mh_status init_from(trainer *t, const char *path)
-{
-    char folder[MH_PATH], hash[17];
-    mh_config config;
-    MH_TRY(mh_checkpoint_locate(path, folder));
-    MH_TRY(mh_checkpoint_config(&config, hash, folder));
-    if (config.attention_heads != t->recipe->model.attention_heads)
-        return mh_fail(MH_EMISMATCH,
-                       "%s: its model has %lld attention heads, the recipe %lld; make them agree", folder,
-                       (long long)config.attention_heads, (long long)t->recipe->model.attention_heads);
-    MH_TRY(mh_checkpoint_weights(t->model, folder));
-    const mh_params *params = &t->model->params;
-    for (int i = 0; i < params->count; i++)
-        if (!isfinite(
-                t->model->ops->square_sum(mh_param_value(params, i).p, mh_param_size(&params->list[i]))))
-            return mh_fail(MH_EVALUE, "%s: %s holds a NaN or infinity; start from an older checkpoint",
-                           folder, params->list[i].name);
-    return MH_OK;
-}
-
 static mh_status write_recipe(const trainer *t, const char *path)
 {
     mh_text yaml = {0};
@@ -308,15 +262,7 @@ static mh_status write_recipe(const trainer *t, const char *path)
 
 static void tell_facts(const trainer *t)
 {
-    const mh_train_config *c = &t->recipe->train;
-    mh_train_facts facts = {.params = mh_count_params(&t->recipe->model),
-                            .flops = t->flops,
-                            .memory = mh_train_bytes(t->recipe),
-                            .train_tokens = mh_batches_tokens(t->train),
-                            .valid_tokens = mh_batches_tokens(t->valid),
-                            .start_step = t->state.step,
-                            .epochs =
-                                (double)c->steps * (double)c->batch / (double)mh_batches_sequences(t->train)};
+    mh_train_facts facts = mh_train_facts_of(t->recipe, t->train, t->valid);
     if (t->watch->facts)
         t->watch->facts(t->watch->context, t->recipe, &facts);
 }
@@ -324,10 +270,7 @@ static void tell_facts(const trainer *t)
 /* A run begins with a checkpoint: one that cannot be written is known now, and --resume always finds one. */
 static mh_status begin(trainer *t, const char *recipe_path, const char *weights)
 {
-    if (weights)
-        MH_TRY(init_from(t, weights));
-    else
-        mh_model_init(t->model, (uint64_t)t->recipe->train.seed);
+    MH_TRY(mh_train_weights(t->model, t->recipe, weights));
     tell_facts(t);
     mh_train_log log = log_of(t);
     if (t->recipe->train.eval_every > 0)
@@ -368,7 +311,7 @@ static mh_status resume(trainer *t, const char *recipe_path)
 static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
 {
     char recipe_path[MH_PATH];
-    MH_TRY(open_data(t));
+    MH_TRY(mh_train_open(t->recipe, &t->train, &t->valid, &t->tokenizer));
     t->run = t->recipe->train.run;
     MH_TRY(mh_path_join(recipe_path, t->run, "recipe.yaml"));
     MH_TRY(mh_train_check_memory(t->recipe));

@@ -1,0 +1,74 @@
+/* What a run and its rehearsal make ready alike. */
+#include "train/train.h"
+
+#include <math.h>
+
+mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **valid, mh_tokenizer **tokenizer)
+{
+    const mh_data_config *data = &recipe->data;
+    MH_TRY(mh_recipe_data(recipe, train));
+    MH_TRY(mh_tokenizer_load(tokenizer, mh_batches_tokenizer(*train)));
+    MH_TRY(mh_batches_open(valid, data->valid[0] ? data->valid : data->train, "valid",
+                           mh_recipe_length(recipe), (uint64_t)mh_recipe_data_seed(recipe),
+                           mh_tokenizer_hash(*tokenizer)));
+    return mh_recipe_resolve(recipe, *train);
+}
+
+mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *train, const mh_batches *valid)
+{
+    const mh_train_config *c = &recipe->train;
+    return (mh_train_facts){.params = mh_count_params(&recipe->model),
+                            .flops = mh_count_flops(&recipe->model, c->sequence),
+                            .memory = mh_train_bytes(recipe),
+                            .train_tokens = mh_batches_tokens(train),
+                            .valid_tokens = mh_batches_tokens(valid),
+                            .epochs =
+                                (double)c->steps * (double)c->batch / (double)mh_batches_sequences(train)};
+}
+
+mh_status mh_train_check_folder(const char *run, bool resume)
+{
+    char speed[MH_PATH];
+    MH_TRY(mh_path_join(speed, run, MH_SPEED_FILE));
+    if (mh_path_exists(speed))
+        return mh_fail(
+            MH_ESTATE,
+            "%s: a comparison is in this folder; go on with it by 'mhmoe compare' and --resume, or choose "
+            "another by --set train.run=FOLDER",
+            run);
+    if (!resume && mh_state_exists(run))
+        return mh_fail(
+            MH_ESTATE,
+            "%s: a run is in this folder already; go on with it by --resume, choose another by --set "
+            "train.run=FOLDER, or remove it",
+            run);
+    return MH_OK;
+}
+
+/* Attention heads change no shape, so that weights of another number of them would load and mean nothing. */
+static mh_status init_from(mh_model *model, const mh_recipe *recipe, const char *path)
+{
+    char folder[MH_PATH], hash[17];
+    mh_config config;
+    MH_TRY(mh_checkpoint_locate(path, folder));
+    MH_TRY(mh_checkpoint_config(&config, hash, folder));
+    if (config.attention_heads != recipe->model.attention_heads)
+        return mh_fail(MH_EMISMATCH,
+                       "%s: its model has %lld attention heads, the recipe %lld; make them agree", folder,
+                       (long long)config.attention_heads, (long long)recipe->model.attention_heads);
+    MH_TRY(mh_checkpoint_weights(model, folder));
+    const mh_params *params = &model->params;
+    for (int i = 0; i < params->count; i++)
+        if (!isfinite(model->ops->square_sum(mh_param_value(params, i).p, mh_param_size(&params->list[i]))))
+            return mh_fail(MH_EVALUE, "%s: %s holds a NaN or infinity; start from an older checkpoint",
+                           folder, params->list[i].name);
+    return MH_OK;
+}
+
+mh_status mh_train_weights(mh_model *model, const mh_recipe *recipe, const char *path)
+{
+    if (path)
+        return init_from(model, recipe, path);
+    mh_model_init(model, (uint64_t)recipe->train.seed);
+    return MH_OK;
+}
