@@ -18,6 +18,7 @@ typedef struct {
  * Used by main and by commands that have commands of their own ("mhmoe data build"). */
 int cli_dispatch(const char *program, const cli_command *commands, int count, int argc, char **argv);
 
+int cli_init(int argc, char **argv);
 int cli_tokenizer(int argc, char **argv);
 int cli_data(int argc, char **argv);
 int cli_train(int argc, char **argv);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 static const cli_command commands[] = {
+    {"init", "begin an experiment: a recipe that explains itself", cli_init},
     {"tokenizer", "train a tokenizer, encode and decode text", cli_tokenizer},
     {"data", "turn text into token files", cli_data},
     {"train", "train a model as a recipe says, or resume", cli_train},

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What a newcomer meets before the first training: the dry run.
+# What a newcomer meets first: a new experiment, the dry run.
 . "$(dirname "$0")/tiny.sh"
 
 fail() {
@@ -45,5 +45,23 @@ refused 'leave --resume out' --resume
 refused 'warmup' --set train.warmup=30
 ! "$mhmoe" train tiny.yaml --json 2>err || fail "--json without --dry-run"
 "$mhmoe" train tiny.yaml --dry-run --set train.run=other --init-from run >out || fail "--init-from"
+
+# A new experiment: the steps it tells, followed to the letter but for a vocabulary that the small corpus can fill.
+"$mhmoe" init new/fables >told
+[ "$(cd new/fables && find . -type f | LC_ALL=C sort | tr '\n' ' ')" = "./.gitignore ./recipe.yaml " ] || fail "other files"
+mkdir new/fables/texts
+for copy in 1 2 3 4 5; do
+    cp corpus.jsonl new/fables/texts/$copy.jsonl # together enough for sequences of the recipe's context
+done
+steps=$(sed -n "s/^  //p" told | sed "s/--vocab 4096/--vocab 400/; s|^mhmoe|$mhmoe|
+    s/^.* train recipe.yaml$/& --set train.steps=1 --set train.warmup=0/")
+bash -euc "$steps" >out 2>&1 || fail "the steps that init tells do not work: $(cat out)"
+[ -e new/fables/runs/first/report.html ] || fail "the steps that init tells do not end in a run"
+(cd new/fables && git init -q && git add . && [ "$(git ls-files | wc -l)" = 7 ]) || fail "git would keep data or runs"
+echo mine >new/fables/recipe.yaml
+rm new/fables/.gitignore
+! "$mhmoe" init new/fables 2>err || fail "init replaced a recipe"
+grep -q 'recipe.yaml is there already' err || fail "init does not say what is in the way: $(cat err)"
+[ ! -e new/fables/.gitignore ] && [ "$(cat new/fables/recipe.yaml)" = mine ] || fail "init wrote something"
 
 echo "all good"

@@ -27,7 +27,7 @@ expect 0 '^Commands:' "$mhmoe" help
 expect 2 '^Commands:' "$mhmoe"
 expect 2 "no command 'mhmoe trian', the nearest is 'train'" "$mhmoe" trian
 
-for command in "tokenizer train" "tokenizer encode" "tokenizer decode" "data build" train compare eval analyse generate info plan presets \
+for command in "tokenizer train" "tokenizer encode" "tokenizer decode" "data build" init train compare eval analyse generate info plan presets \
     verify import doctor config bench; do
     expect 0 '^Examples:' "$mhmoe" $command --help
     expect 2 "no option '--nonsense'.*try 'mhmoe $command --help'" "$mhmoe" $command --nonsense
@@ -37,7 +37,7 @@ for group in tokenizer data; do
     expect 0 '^Commands:' "$mhmoe" $group --help
     expect 2 "no command 'mhmoe $group nonsense'" "$mhmoe" $group nonsense
 done
-for command in "tokenizer train" "data build" train compare eval analyse generate info verify import; do
+for command in "tokenizer train" "data build" init train compare eval analyse generate info verify import; do
     expect 2 "is missing; try 'mhmoe $command --help'" "$mhmoe" $command
 done
 expect 2 'one word too many' "$mhmoe" train a.yaml b.yaml
