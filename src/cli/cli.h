@@ -36,6 +36,14 @@ int cli_config(int argc, char **argv);
 int cli_analyse(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 
+/* ---- version.c: what this program was made of ---------------------------------------------------------- */
+
+/* The libraries' names and versions; the caller owns it. */
+json_t *cli_libraries(void);
+
+/* Prints them with commit, compiler and the instruction sets that the processor offers; the exit code. */
+int cli_version(void);
+
 /* ---- report.c: the page of runs ------------------------------------------------------------------------ */
 
 /* report.html in a run's or comparison's folder that ended or was stopped. A page that cannot be written is

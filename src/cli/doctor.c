@@ -1,37 +1,12 @@
-/* mhmoe doctor: what this build and machine offer, and whether they compute what they should. The only file
- * that asks the libraries for their versions. */
+/* mhmoe doctor: what this build and machine offer, and whether they compute what they should. */
 #include "cli/cli.h"
 #include "kernel/kernel.h"
 
-#include <archive.h>
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
-#include <yaml.h>
-#ifdef MHMOE_ONEDNN
-#    include <oneapi/dnnl/dnnl.h>
-#endif
 
 /* ---- what is here -------------------------------------------------------------------------------------- */
-
-static json_t *libraries(void)
-{
-    json_t *list = json_object();
-#ifdef MHMOE_ONEDNN
-    const dnnl_version_t *dnnl = dnnl_version();
-    json_object_set_new(list, "oneDNN", json_sprintf("%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch));
-#endif
-    json_object_set_new(list, "OpenMP", json_sprintf("%d", _OPENMP));
-    json_object_set_new(list, "SentencePiece", json_string(SENTENCEPIECE_VERSION));
-    json_object_set_new(list, "jansson", json_string(jansson_version_str()));
-    json_object_set_new(list, "libyaml", json_string(yaml_get_version_string()));
-    json_object_set_new(list, "libarchive", json_string(archive_version_string() + strlen("libarchive ")));
-    unsigned xxhash = XXH_versionNumber();
-    json_object_set_new(list, "xxHash",
-                        json_sprintf("%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100));
-    return list;
-}
 
 static json_t *facts(void)
 {
@@ -48,7 +23,7 @@ static json_t *facts(void)
     return json_pack("{s:s, s:s, s:o, s:s, s:s, s:i, s:i, s:I, s:o}", "version", MHMOE_VERSION, "processor",
                      name, "instruction_sets", sets, "used", mh_isa_name(mh_isa_now()), "products", products,
                      "processors", (int)sysconf(_SC_NPROCESSORS_ONLN), "threads", mh_threads(),
-                     "memory_available", (json_int_t)mh_memory_available(), "libraries", libraries());
+                     "memory_available", (json_int_t)mh_memory_available(), "libraries", cli_libraries());
 }
 
 /* ---- self-checks: each returns a relative error -------------------------------------------------------- */

@@ -118,10 +118,8 @@ int main(int argc, char **argv)
     mh_status status = mh_isa_init();
     if (status != MH_OK)
         return cli_report(status);
-    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        puts("mhmoe " MHMOE_VERSION);
-        return CLI_OK;
-    }
+    if (argc == 2 && strcmp(argv[1], "--version") == 0)
+        return cli_version();
     if (argc > 1 && strcmp(argv[1], "help") == 0) {
         /* "help COMMAND" is "COMMAND --help", "help" is "--help" */
         char *as_option[] = {argv[0], argc > 2 ? argv[2] : "--help", argc > 2 ? "--help" : NULL, NULL};

@@ -21,7 +21,9 @@ expect() {
 
 # ---- help and usage
 
-expect 0 '^mhmoe [0-9.]+$' "$mhmoe" --version
+expect 0 '^mhmoe [0-9.]+ \(commit [0-9a-z+]+\)$' "$mhmoe" --version
+expect 0 '^compiler +[A-Z]' "$mhmoe" --version
+expect 0 '^libarchive +[0-9.]+' "$mhmoe" --version
 expect 0 '^Commands:' "$mhmoe" --help
 expect 0 '^Commands:' "$mhmoe" help
 expect 2 '^Commands:' "$mhmoe"
