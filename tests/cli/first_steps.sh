@@ -1,5 +1,5 @@
 #!/bin/bash
-# What a newcomer meets first: a new experiment, the dry run.
+# What a newcomer meets first: a new experiment, the dry run, versions.
 . "$(dirname "$0")/tiny.sh"
 
 fail() {
@@ -63,5 +63,20 @@ rm new/fables/.gitignore
 ! "$mhmoe" init new/fables 2>err || fail "init replaced a recipe"
 grep -q 'recipe.yaml is there already' err || fail "init does not say what is in the way: $(cat err)"
 [ ! -e new/fables/.gitignore ] && [ "$(cat new/fables/recipe.yaml)" = mine ] || fail "init wrote something"
+
+# A build knows its commit by git, one from a tarball by what `git archive` wrote into it, any other says so.
+commit_of() {
+    cmake -DSOURCE="$1" -DOUTPUT="$work/commit.h" -P "$1/tools/commit.cmake"
+    sed -n 's/^#define MHMOE_COMMIT "\(.*\)"$/\1/p' commit.h
+}
+if [ -e "$source/.git" ]; then
+    commit=$(git -C "$source" rev-parse --short HEAD)
+    [[ $(commit_of "$source") =~ ^$commit(\+changes)?$ ]] || fail "the commit is $(commit_of "$source"), not $commit"
+    mkdir tarball copy
+    git -C "$source" archive HEAD tools | tar -x -C tarball
+    [ "$(commit_of tarball)" = "$commit" ] || fail "a tarball of $commit takes itself for $(commit_of tarball)"
+    cp -r "$source/tools" copy
+    [ "$(commit_of copy)" = unknown ] || fail "a copy takes itself for $(commit_of copy)"
+fi
 
 echo "all good"
