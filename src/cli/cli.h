@@ -90,6 +90,19 @@ int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments
  * for MH_OK. */
 int cli_report(mh_status status);
 
+/* ---- manual.c: pages of the manual, and what a shell may complete a word to -----------------------------
+ */
+
+/* Where the last two words are "--man SUMMARY" or "--complete WORD", which no help lists, cli_dispatch and
+ * cli_parse end here. */
+
+void cli_man_list(const char *program, const char *summary, const cli_command *commands, int count);
+void cli_man_command(const cli_usage *usage, const char *summary);
+
+/* `begun`: the word as far as it is typed; `before`: the one before it. */
+void cli_complete_list(const char *begun, const cli_command *commands, int count);
+void cli_complete_command(const cli_usage *usage, const char *before, const char *begun);
+
 /* ---- precision.c: --precision f32|bf16 ----------------------------------------------------------------- */
 
 /* What the option's text means. Returns -1 to go on, or the exit code after telling what is wrong. */

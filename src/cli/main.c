@@ -65,6 +65,14 @@ int cli_dispatch(const char *program, const cli_command *table, int count, int a
         list_commands(stdout, program, table, count);
         return CLI_OK;
     }
+    if (argc == 3 && strcmp(argv[1], "--man") == 0) {
+        cli_man_list(program, argv[2], table, count);
+        return CLI_OK;
+    }
+    if (argc == 3 && strcmp(argv[1], "--complete") == 0) {
+        cli_complete_list(argv[2], table, count);
+        return CLI_OK;
+    }
     for (int i = 0; i < count; i++)
         if (strcmp(argv[1], table[i].name) == 0) {
             char name[64];

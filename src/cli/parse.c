@@ -148,8 +148,22 @@ static error_t on_key(int key, char *text, struct argp_state *state)
     return p->status == MH_OK ? 0 : EINVAL;
 }
 
+/* Whether the last two words ask for a page of the manual or a completion, which is then printed. */
+static bool asked_by_tools(const cli_usage *usage, int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "--man") == 0)
+        cli_man_command(usage, argv[2]);
+    else if (argc >= 3 && strcmp(argv[argc - 2], "--complete") == 0)
+        cli_complete_command(usage, argv[argc - 3], argv[argc - 1]);
+    else
+        return false;
+    return true;
+}
+
 int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments)
 {
+    if (asked_by_tools(usage, argc, argv))
+        return CLI_OK;
     struct argp_option options[OPTIONS_MAX + 2] = {0};
     int count = usage->option_count;
     for (int i = 0; i < count; i++)

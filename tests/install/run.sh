@@ -10,6 +10,9 @@ trap 'rm -rf "$work"' EXIT
 # A staged installation: pkg-config puts the stage before the paths it tells.
 DESTDIR=$work/stage cmake --install "$build" >/dev/null
 PKG_CONFIG_PATH=$(dirname "$(find "$work/stage" -name mhmoe.pc)")
+for file in man1/mhmoe.1 man1/mhmoe-train.1 completions/mhmoe site-functions/_mhmoe; do
+    [ -n "$(find "$work/stage" -path "*/$file")" ] || { echo "$file is not installed" >&2; exit 1; }
+done
 export PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR=$work/stage
 read -ra cflags <<<"$(pkg-config --cflags mhmoe)"
 read -ra libs <<<"$(pkg-config --libs mhmoe)"
