@@ -487,6 +487,8 @@ static void machine(void **state)
     mh_hash_text(0xab, text);
     assert_string_equal(text, "00000000000000ab");
     assert_true(mh_memory_available() > 1 << 20);
+    assert_true(mh_disk_available("no/such/folder") > 0); /* of the nearest folder that is there */
+    assert_true(mh_disk_available("/no/such/folder") > 0);
     assert_true(mh_memory_peak() > 1 << 19);
     double t = mh_seconds();
     assert_true(mh_seconds() >= t);
