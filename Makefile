@@ -32,6 +32,13 @@ tsan: deps-build deps-dev
 	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick
 
+# Each reader against libFuzzer's inputs for FUZZ_SECONDS, under the sanitizers (docs/testing.md).
+FUZZ_SECONDS ?= 60
+fuzz: deps-build deps-dev
+	cmake --preset fuzz >/dev/null
+	cmake --build build-fuzz --target fuzz
+	tests/fuzz/run build-fuzz $(FUZZ_SECONDS)
+
 # Our files read by other people's programs (Python, in .venv).
 interop: deps-build deps-dev all
 	tests/interop/run build
@@ -68,4 +75,4 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install asan tsan interop bench bench-peers bench-peers-current bench-memory format layers docs
+.PHONY: all check demo install asan tsan fuzz interop bench bench-peers bench-peers-current bench-memory format layers docs

@@ -187,6 +187,15 @@ static void choose_at_random(job *j, int64_t rows, int experts, int choices)
     ops->top_k(j->plan.choice, numbers(j, rows, experts, MH_F32), NULL, choices);
 }
 
+/* Sizes come from recipes and files: 2^48 rows of 2^16 floats must not wrap around to nothing. */
+static void matrix_beyond_all_memory(void **state)
+{
+    (void)state;
+    mh_arena count = {0}, arena;
+    mh_take_mat(&count, (int64_t)1 << 48, 1 << 16, MH_F32);
+    FAILS(MH_EMEMORY, "a matrix need", mh_arena_init(&arena, count.used, "a matrix"));
+}
+
 /* Each pair stands at its slot or is dropped, an expert's rows are in order, and nobody is dropped while
  * another of lower priority (choice first, then row) is kept by the same expert. */
 static void plan_invariants(void **state)
@@ -756,6 +765,7 @@ int main(void)
         cmocka_unit_test(gradients),
         cmocka_unit_test(half_precision),
         cmocka_unit_test(threads),
+        cmocka_unit_test(matrix_beyond_all_memory),
         cmocka_unit_test(plan_invariants),
         cmocka_unit_test(plan_drops_by_probability),
         cmocka_unit_test(plan_load),

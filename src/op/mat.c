@@ -42,7 +42,11 @@ mh_mat mh_mat_split(mh_mat m, int heads)
 
 mh_mat mh_take_mat(mh_arena *arena, int64_t rows, int64_t cols, mh_type type)
 {
-    return mh_mat_of(mh_take(arena, (size_t)(rows * cols) * mh_type_size(type)), rows, cols, type);
+    /* Counted for any recipe, also for one that no machine could hold. */
+    size_t bytes;
+    if (__builtin_mul_overflow((size_t)rows, (size_t)cols * mh_type_size(type), &bytes))
+        bytes = SIZE_MAX;
+    return mh_mat_of(mh_take(arena, bytes), rows, cols, type);
 }
 
 int mh_threads(void)
