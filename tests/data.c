@@ -376,13 +376,34 @@ static void test_training(void **state)
     mh_tokenizer_free(signs);
 }
 
-/* A tenth of all bits of a small model, one at a time and a few together: refused or usable, never a crash.
- */
+/* Every bit of a model of ours, but for those that mark its seal. */
+static void test_damaged_seal(void **state)
+{
+    (void)state;
+    size_t bytes;
+    const unsigned char *file = mh_tokenizer_bytes(words, &bytes);
+    unsigned char *damaged = malloc(bytes);
+    memcpy(damaged, file, bytes);
+    for (size_t bit = 0; bit < 8 * bytes; bit++) {
+        size_t at = bit / 8, mark = bytes - MH_TOKENIZER_SEAL;
+        if (at >= mark && at < mark + 4)
+            continue;
+        damaged[at] ^= (unsigned char)(1 << bit % 8);
+        mh_tokenizer *t;
+        FAILS(MH_EFORMAT, "its checksum is wrong", mh_tokenizer_from_bytes(&t, damaged, bytes, "x.model"));
+        damaged[at] = file[at];
+    }
+    free(damaged);
+}
+
+/* A tenth of all bits of a small model as others make it, one at a time and a few together: refused or
+ * usable, never a crash. */
 static void test_damaged_model(void **state)
 {
     (void)state;
     size_t bytes;
     const unsigned char *file = mh_tokenizer_bytes(words, &bytes);
+    bytes -= MH_TOKENIZER_SEAL;
     unsigned char *damaged = malloc(bytes);
     int refused = 0;
     enum { TRIES = 400 };
@@ -1224,6 +1245,7 @@ int main(void)
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_training),
         cmocka_unit_test(test_training_long_words),
+        cmocka_unit_test(test_damaged_seal),
         cmocka_unit_test(test_damaged_model),
         cmocka_unit_test(test_llama),
         cmocka_unit_test(test_compression),

@@ -12,6 +12,11 @@
  * character. A loaded tokenizer is immutable and shared between threads. */
 mh_status mh_tokenizer_from_bytes(mh_tokenizer **tokenizer, const void *data, size_t bytes, const char *what);
 
+/* What `tokenizer train` puts behind a model: a field that others pass over, with a hash of all before it. A
+ * model that ends in such a field is refused where the hash is wrong. */
+#define MH_TOKENIZER_SEAL 12
+void mh_tokenizer_seal(const void *model, size_t bytes, char seal[MH_TOKENIZER_SEAL]);
+
 /* Identity: 16 hex digits of the file's bytes; and the file itself, for checkpoints. */
 const char *mh_tokenizer_hash(const mh_tokenizer *tokenizer);
 const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer, size_t *bytes);

@@ -241,6 +241,10 @@ static mh_status train(const mh_tokenizer_training *training, const char *path, 
     if (mh_progress_stopped(progress))
         return mh_fail(MH_EINTERRUPTED, "stopped while training; no tokenizer was written");
 
+    char seal[MH_TOKENIZER_SEAL];
+    mh_tokenizer_seal(model.data(), model.size(), seal);
+    model.append(seal, sizeof seal);
+
     mh_tokenizer *tokenizer;
     MH_TRY(mh_tokenizer_from_bytes(&tokenizer, model.data(), model.size(), "the tokenizer just trained"));
     std::unique_ptr<mh_tokenizer, void (*)(mh_tokenizer *)> owner(tokenizer, mh_tokenizer_free);
