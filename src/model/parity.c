@@ -34,16 +34,14 @@ static outcome solve(const mh_parity_baseline *b, int64_t heads, int64_t top_k, 
     double u = (c + k * r + sqrt(root > 0 ? root : 0)) / (2 * k), f = (u - r) / m,
            width = round(f / step) * step;
     double e = a / (m * width + r);
-    *plan = (mh_parity_plan){.heads = heads,
-                             .top_k = top_k,
-                             .ffn_dim = (int64_t)width,
-                             .experts = (int64_t)round(e),
-                             .exact_ffn_dim = f,
-                             .exact_experts = e};
+    *plan = (mh_parity_plan){.heads = heads, .top_k = top_k, .exact_ffn_dim = f, .exact_experts = e};
     if (root < 0 || c <= 0 || width < step)
         return NO_WIDTH;
     if (round(e) < k)
         return FEW_EXPERTS;
+    /* Not before: without width the experts are infinitely many. */
+    plan->ffn_dim = (int64_t)width;
+    plan->experts = (int64_t)round(e);
     cost ours = layer_cost(b, h, k, width, round(e));
     plan->flops_percent = 100 * (ours.flops / base.flops - 1);
     plan->params_percent = 100 * (ours.params / base.params - 1);

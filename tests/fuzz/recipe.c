@@ -19,6 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     json_decref(second);
     mh_text_release(&yaml);
 
+    if (recipe.model.vocab == 0)
+        recipe.model.vocab = 1000; /* what data would tell */
     if (mh_recipe_resolve(&recipe, NULL) == MH_OK) {
         hold(mh_count_params(&recipe.model).total > 0);
         hold(mh_count_flops(&recipe.model, recipe.train.sequence).forward > 0);
