@@ -3,7 +3,9 @@
 #include "kernel/kernel.h"
 
 #include <limits.h>
+#include <omp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +106,24 @@ static void close_output(void)
     _exit(CLI_FAILURE);
 }
 
+/* OMP_PROC_BIND has bound this thread to the first of its places before main; a program that it turns into would
+ * find no other processor. */
+static void unbind(void)
+{
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    for (int place = 0; place < omp_get_num_places(); place++) {
+        int processor[CPU_SETSIZE], count = omp_get_place_num_procs(place);
+        if (count > CPU_SETSIZE)
+            continue;
+        omp_get_place_proc_ids(place, processor);
+        for (int i = 0; i < count; i++)
+            CPU_SET(processor[i], &all);
+    }
+    if (CPU_COUNT(&all) > 0)
+        sched_setaffinity(0, sizeof all, &all);
+}
+
 /* Threads of OpenMP wait for each other by spinning unless told otherwise before the process starts. Where
  * another program has one of the processors, the spinning holds up the very thread that is waited for:
  * measured on two cores with two other processes, an update took 4 times as long. Sleeping instead costs some
@@ -112,8 +132,10 @@ static void wait_asleep(char **argv)
 {
     char program[PATH_MAX]; /* resolved: of /proc/self/exe itself, the process would be called "exe" */
     if (getenv("OMP_WAIT_POLICY") == NULL && setenv("OMP_WAIT_POLICY", "passive", 1) == 0 &&
-        realpath("/proc/self/exe", program) != NULL)
+        realpath("/proc/self/exe", program) != NULL) {
+        unbind();
         execv(program, argv); /* comes back only where there is no /proc: then spin */
+    }
 }
 
 int main(int argc, char **argv)

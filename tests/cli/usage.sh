@@ -79,6 +79,7 @@ expect 2 'activation' "$mhmoe" presets --activation relu
 expect 0 '^ok ' "$mhmoe" doctor
 expect 0 '"ok": true' "$mhmoe" doctor --json
 expect 0 '^ok ' env MHMOE_ISA=portable "$mhmoe" doctor
+expect 0 "^threads  *$(env -u OMP_NUM_THREADS nproc) of" env -u OMP_NUM_THREADS -u OMP_WAIT_POLICY OMP_PROC_BIND=true "$mhmoe" doctor
 
 mkdir results
 expect 0 '"who": "mhmoe"' "$mhmoe" bench gemm --shapes 16x16x16 --seconds 0.01 --json --csv results
