@@ -106,8 +106,8 @@ static void close_output(void)
     _exit(CLI_FAILURE);
 }
 
-/* OMP_PROC_BIND has bound this thread to the first of its places before main; a program that it turns into would
- * find no other processor. */
+/* OMP_PROC_BIND has bound this thread to the first of its places before main; a program that it turns into
+ * would find no other processor. */
 static void unbind(void)
 {
     cpu_set_t all;
