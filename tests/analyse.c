@@ -152,6 +152,7 @@ static void test_measures(void **state)
     NEAR(json, "coactivation.0.0", 90);
     NEAR(json, "coactivation.4.2", 10);
     NEAR(json, "coactivation.4.3", 0);
+    NEAR(json, "coactivation_lift.4.2", (10 + 5.0) / (10 * 80 / 90.0 + 5));
     NEAR(json, "experts.4.tokens.0.count", 10);
     NEAR(json, "experts.4.tokens.0.lift", (10 + 5.0) / (10 * 10 / 90.0 + 5));
     NEAR(json, "experts.4.labels.0.share", 1);

@@ -162,15 +162,12 @@ typedef struct {
 /* The pairs that most exceed what independent experts would have in common; ties in order. */
 static int strongest_pairs(const json_t *layer, double tokens, pair top[PAIRS])
 {
-    const json_t *together = get(layer, "coactivation");
+    const json_t *together = get(layer, "coactivation"), *lift = get(layer, "coactivation_lift");
     int n = 0;
     for (size_t a = 0; a < json_array_size(together); a++)
         for (size_t b = a + 1; b < json_array_size(together); b++) {
-            double both = json_number_value(at(at(together, a), b));
-            double chance = json_number_value(at(at(together, a), a)) *
-                            json_number_value(at(at(together, b), b)) / tokens;
-            /* 5 on both sides as in the lifts of tokens: a rare pair must be far from chance */
-            pair found = {a, b, (both + 5) / (chance + 5), both / tokens};
+            pair found = {a, b, json_number_value(at(at(lift, a), b)),
+                          json_number_value(at(at(together, a), b)) / tokens};
             int place = n;
             for (; place > 0 && found.lift > top[place - 1].lift; place--)
                 if (place < PAIRS)

@@ -127,13 +127,24 @@ static json_t *repeats(const mh_routing *r)
                      mh_rounded(1 - kept / (choices * (double)r->heads)), "heads", heads);
 }
 
-static json_t *coactivation(const mh_routing *r)
+static double lift_of(double count, double expected)
+{
+    return (count + PRIOR) / (expected + PRIOR);
+}
+
+/* Tokens that reach two experts, and how many those are for experts that know nothing of each other. */
+static json_t *coactivation(const mh_routing *r, bool lifts)
 {
     json_t *rows = json_array();
     for (int64_t a = 0; a < r->experts; a++) {
         json_t *row = json_array();
-        for (int64_t b = 0; b < r->experts; b++)
-            json_array_append_new(row, json_integer((json_int_t)r->together[a * r->experts + b]));
+        for (int64_t b = 0; b < r->experts; b++) {
+            int64_t both = r->together[a * r->experts + b];
+            double chance = (double)r->together[a * r->experts + a] *
+                            (double)r->together[b * r->experts + b] / (double)r->tokens;
+            json_array_append_new(row, lifts ? mh_rounded(lift_of((double)both, chance))
+                                             : json_integer((json_int_t)both));
+        }
         json_array_append_new(rows, row);
     }
     return rows;
@@ -154,7 +165,7 @@ static int most_lifted(const mh_routing *r, const mh_routed *kinds, int64_t e, l
     int n = 0;
     for (int64_t i = 0; i < kinds->count; i++) {
         int64_t count = kinds->chosen[i * r->experts + e];
-        double lift = ((double)count + PRIOR) / (share * (double)kinds->seen[i] + PRIOR);
+        double lift = lift_of((double)count, share * (double)kinds->seen[i]);
         int place = n;
         for (; place > 0 && lift > top[place - 1].lift; place--)
             if (place < TOP)
@@ -193,9 +204,10 @@ json_t *mh_routing_json(const mh_routing *r, double threshold, const mh_tokenize
     double choices = (double)(r->tokens * r->heads * r->top_k);
     if (threshold < 0)
         threshold = round(0.5e6 / (double)r->experts) / 1e6;
-    return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "layer", (json_int_t)r->layer,
-                     "heads", (json_int_t)r->heads, "top_k", (json_int_t)r->top_k, "load", head_loads(r),
-                     "entropy", mh_rounded(evenness(r->load, r->experts, choices)), "head_entropy",
-                     head_entropies(r), "activation", activation(r, threshold), "distinct", distinct(r),
-                     "repeats", repeats(r), "coactivation", coactivation(r), "experts", experts);
+    return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "layer",
+                     (json_int_t)r->layer, "heads", (json_int_t)r->heads, "top_k", (json_int_t)r->top_k,
+                     "load", head_loads(r), "entropy", mh_rounded(evenness(r->load, r->experts, choices)),
+                     "head_entropy", head_entropies(r), "activation", activation(r, threshold), "distinct",
+                     distinct(r), "repeats", repeats(r), "coactivation", coactivation(r, false),
+                     "coactivation_lift", coactivation(r, true), "experts", experts);
 }

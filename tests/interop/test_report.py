@@ -105,7 +105,7 @@ def analysis():
         "activation": {"threshold": 0.125, "ratio": 1, "corrected": 0.5,
                        "curve": [{"threshold": 10.0 ** -i, "ratio": i / 4, "corrected": i / 8} for i in range(5)]},
         "distinct": {"mean": 2.5, "histogram": [0.1, 0.4, 0.4, 0.1]}, "repeats": {"tokens": 5, "changed": 0.2},
-        "coactivation": [[50, 9, 30, 5], [9, 40, 20, 1], [30, 20, 60, 3], [5, 1, 3, 20]],
+        "coactivation_lift": [[2, 0.5, 1.1, 0.4], [0.5, 2, 0.8, 0.3], [1.1, 0.8, 1.5, 0.5], [0.4, 0.3, 0.5, 3]],
         "experts": [{"tokens": [{"text": " the", "lift": 3.5, "count": 7}],
                      "labels": [{"label": "prose", "share": 0.5, "lift": 1.2}]}] * 4}
     at = [{"layer": i, "heads": heads} for i in (1, 3)]

@@ -50,14 +50,12 @@ function activationCurves(layer) {
 
 /* How often two experts work on the same token, against chance. */
 function coactivation(layer) {
-  const together = list(layer.coactivation).map(list), tokens = analysis.tokens;
-  if (together.length < 2) return null;
-  const reached = together.map((row, i) => row[i] / tokens);
-  const lift = (a, b) => together[a][b] / tokens / Math.max(reached[a] * reached[b], 1e-9);
-  const canvas = pixels(together.length, together.length,
-    `How often each two of ${together.length} experts work on the same token, against chance`,
-    (a, b) => a === b ? color('line') : shade(lift(a, b), 1),
-    (a, b) => a === b ? `expert ${a}` : `experts ${a} and ${b} meet ${fixed(lift(a, b), 2)} times as often as chance`);
+  const lift = list(layer.coactivation_lift).map(list);
+  if (lift.length < 2) return null;
+  const canvas = pixels(lift.length, lift.length,
+    `How often each two of ${lift.length} experts work on the same token, against chance`,
+    (a, b) => a === b ? color('line') : shade(lift[a][b], 1),
+    (a, b) => a === b ? `expert ${a}` : `experts ${a} and ${b} meet ${fixed(lift[a][b], 2)} times as often as chance`);
   canvas.classList.add('square');
   return el('figure', {}, el('h3', {}, 'Experts that work together'), canvas,
     el('p', {class: 'muted'}, 'Both ways are experts; orange: more often on one token than chance, blue: less.'));
