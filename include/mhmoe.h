@@ -15,6 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default) /* these functions, and no others of the library */
 
 /* ---- failures as sentences ----------------------------------------------------------------------------- */
 
@@ -151,6 +152,7 @@ typedef struct {
 mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const mh_generation *generation,
                       mh_on_text *on_text, void *context, mh_generated *result);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

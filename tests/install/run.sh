@@ -1,9 +1,10 @@
 #!/bin/bash
-# Installs a build aside, compiles write.c against it through pkg-config, as C and as C++, and lets it write text.
-# usage: run.sh BUILD_DIR
+# Installs a build aside, and builds and runs the examples against it: by pkg-config with the shared and the static
+# library, by CMake, and as C++. usage: run.sh BUILD_DIR
 set -euo pipefail
 build=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
+examples=$(realpath "$here/../../examples")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -14,15 +15,37 @@ for file in man1/mhmoe.1 man1/mhmoe-train.1 completions/mhmoe site-functions/_mh
     [ -n "$(find "$work/stage" -path "*/$file")" ] || { echo "$file is not installed" >&2; exit 1; }
 done
 export PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR=$work/stage
+library=$(find "$work/stage" -name libmhmoe.so.0)
+mhmoe=$(find "$work/stage" -path "*/bin/mhmoe")
+LD_LIBRARY_PATH=$(dirname "$library")
+export LD_LIBRARY_PATH
+
+# The library shows the header's functions and no others.
+header=$(find "$work/stage" -name mhmoe.h)
+cc -E -P "$header" | tr '\n;' ' \n' | grep -v '\<typedef\>' | grep -o '\<mh_[a-z0-9_]*(' | tr -d '(' | sort >"$work/declared"
+nm -D --defined-only --format=posix "$library" | grep -v ' A ' | sed 's/[@ ].*//' | sort >"$work/exported"
+diff "$work/declared" "$work/exported" || { echo "header (<) and shared library (>) differ" >&2; exit 1; }
+readelf -d "$library" | grep -q 'SONAME.*\[libmhmoe.so.0\]'
+
 read -ra cflags <<<"$(pkg-config --cflags mhmoe)"
-read -ra libs <<<"$(pkg-config --libs mhmoe)"
+read -ra shared <<<"$(pkg-config --libs mhmoe)"
+read -ra static <<<"$(pkg-config --static --libs mhmoe | sed 's/-lmhmoe/-l:libmhmoe.a/')"
 # A build with sanitizers needs them in every program that links it.
 read -ra sanitizers <<<"$(sed -n 's/^CMAKE_C_FLAGS:STRING=//p' "$build/CMakeCache.txt" | grep -o -- '-fsanitize=[a-z,]*' || true)"
-warnings=(-Wall -Wextra -Wstrict-prototypes -Wpedantic -Werror)
-cc -std=c17 "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" "$here/write.c" -o "$work/write" "${libs[@]}"
-c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror "${cflags[@]}" -x c++ -fsyntax-only "$here/write.c"
+warnings=(-Wall -Wextra -Wpedantic -Werror)
+for example in generate; do
+    cc -std=c17 -Wstrict-prototypes "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" "$examples/$example.c" \
+        -o "$work/$example" "${shared[@]}"
+done
+cc -std=c17 "${sanitizers[@]}" "${cflags[@]}" "$examples/generate.c" -o "$work/generate_static" "${static[@]}"
+! readelf -d "$work/generate_static" | grep -q libmhmoe
+c++ -std=c++17 "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" -x c++ "$examples/generate.c" -x none \
+    -o "$work/generate_cpp" "${shared[@]}"
+cmake -S "$here" -B "$work/cmake" -DEXAMPLES="$examples" -DCMAKE_C_FLAGS="${sanitizers[*]}" \
+    -DCMAKE_PREFIX_PATH="$(dirname "$(dirname "$mhmoe")")" >/dev/null
+cmake --build "$work/cmake" >/dev/null
 
-mhmoe=$(find "$work/stage" -path "*/bin/mhmoe")
+# ---- generate ----
 if [ -n "${MHMOE_DATA:-}" ]; then
     stories=$MHMOE_DATA/checkpoints/stories260K
     "$mhmoe" import llama2c "$stories/stories260K.bin" --tokenizer "$stories/tok512.model" --output "$work/model"
@@ -31,7 +54,7 @@ if [ -n "${MHMOE_DATA:-}" ]; then
 else
     # A model of zeros, whose likeliest token is always the first, <unk>: it still goes all the way.
     echo "MHMOE_DATA is not set: a model of zeros writes instead of stories260K"
-    "$mhmoe" tokenizer train --input "$here/write.c" --vocab 340 --output "$work/tiny.model"
+    "$mhmoe" tokenizer train --input "$examples/generate.c" --vocab 340 --output "$work/tiny.model"
     { # dim 8, hidden 16, layers 1, heads 2, kv heads 2, vocabulary 340, context 64; then the weights
         printf '\x08\0\0\0\x10\0\0\0\x01\0\0\0\x02\0\0\0\x02\0\0\0\x54\x01\0\0\x40\0\0\0'
         head -c $((4 * (340 * 8 + 4 * 8 * 8 + 3 * 16 * 8 + 3 * 8 + 64 * 4))) /dev/zero
@@ -40,8 +63,11 @@ else
     expected="⁇"
     prompt="Once"
 fi
-text=$("$work/write" "$work/model" "$prompt")
+text=$("$work/generate" "$work/model" "$prompt")
 echo "$text"
 [[ $text == *"$expected"* ]] || { echo "expected: $expected" >&2; exit 1; }
-# The program says the same as the library.
+# The program and the other builds say the same.
 [[ $("$mhmoe" generate "$work/model" --prompt "$prompt" --temperature 0 --max-tokens 40) == "$text" ]]
+for other in generate_static generate_cpp cmake/generate; do
+    [[ $("$work/$other" "$work/model" "$prompt" 2>/dev/null) == "$text" ]]
+done
