@@ -15,9 +15,8 @@
 /* A parameter as it stands in the file, its data apart. */
 static mh_tensor describe(const mh_param *param)
 {
-    int64_t shape[] = {param->groups, param->rows, param->cols};
     mh_tensor tensor = {.name = param->name, .type = MH_F32, .rank = param->rank};
-    memcpy(tensor.shape, shape + 3 - param->rank, (size_t)param->rank * sizeof *shape);
+    mh_param_shape(param, tensor.shape);
     return tensor;
 }
 

@@ -116,8 +116,8 @@ typedef enum { MH_INIT_ZERO, MH_INIT_ONE, MH_INIT_CONSTANT, MH_INIT_UNIFORM, MH_
 typedef struct {
     char name[96];              /* "layers.3.moe.experts.up.weight" */
     int64_t groups, rows, cols; /* groups matrices of rows x cols, stacked */
-    int rank;                   /* of its shape in files: 1 [cols], 2 [rows, cols], 3 [groups, rows, cols] */
-    int64_t offset;             /* first element in the flat arrays below, a multiple of 16 */
+    int rank;       /* of its shape in files: 1 [cols], 2 [groups*rows, cols], 3 [groups, rows, cols] */
+    int64_t offset; /* first element in the flat arrays below, a multiple of 16 */
     unsigned flags;
     mh_part part;
     mh_init init;
@@ -145,6 +145,7 @@ int mh_params_add(mh_params *params, const char *prefix, const char *name, mh_pa
 void mh_params_work_layout(mh_params *params, mh_arena *arena, int64_t elements, mh_precision precision,
                            int quant);
 int64_t mh_param_size(const mh_param *param);
+void mh_param_shape(const mh_param *param, int64_t *shape);    /* [rank] numbers */
 int mh_params_find(const mh_params *params, const char *name); /* index or -1 */
 mh_mat mh_param_value(const mh_params *params, int index);     /* f32 [groups*rows, cols] */
 mh_mat mh_param_work(const mh_params *params,

@@ -9,6 +9,15 @@ int64_t mh_param_size(const mh_param *param)
     return param->groups * param->rows * param->cols;
 }
 
+void mh_param_shape(const mh_param *param, int64_t *shape)
+{
+    if (param->rank == 3)
+        *shape++ = param->groups;
+    if (param->rank >= 2)
+        *shape++ = param->rank == 3 ? param->rows : param->groups * param->rows;
+    *shape = param->cols;
+}
+
 int mh_params_add(mh_params *params, const char *prefix, const char *name, mh_param param)
 {
     int64_t size = mh_param_size(&param);

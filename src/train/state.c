@@ -68,9 +68,8 @@ enum { MOMENT_NAME = sizeof((mh_param *)0)->name + 2 };
 static mh_tensor moment(const mh_param *param, const char *which, const float *data, char name[MOMENT_NAME])
 {
     snprintf(name, MOMENT_NAME, "%s.%s", param->name, which);
-    int64_t shape[] = {param->groups, param->rows, param->cols};
     mh_tensor tensor = {.name = name, .type = MH_F32, .rank = param->rank, .data = data + param->offset};
-    memcpy(tensor.shape, shape + 3 - param->rank, (size_t)param->rank * sizeof *shape);
+    mh_param_shape(param, tensor.shape);
     return tensor;
 }
 
