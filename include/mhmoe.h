@@ -2,8 +2,13 @@
  *
  * Load a checkpoint with mh_model_load, open a session on it, then either let mh_generate write text, or feed
  * tokens with mh_session_sync and read mh_session_logits. A loaded model and its tokenizer never change and
- * may be shared by threads, each with a session of its own. Handles are freed with their _free function, and
- * freeing NULL is fine.
+ * may be shared by threads, each with a session of its own.
+ *
+ * Train a model of your own with mh_trainer_create and mh_trainer_step. Or use one mixture-of-experts layer
+ * alone, with mh_layer_forward and mh_layer_backward.
+ *
+ * Handles are freed with their _free function, and freeing NULL is fine. What a _create or _load fills is
+ * NULL where it fails. docs/library.md is the guide, examples/ has three small programs.
  */
 #ifndef MHMOE_H
 #define MHMOE_H
@@ -151,6 +156,110 @@ typedef struct {
 /* Continues the prompt. A prompt longer than the context is refused. */
 mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const mh_generation *generation,
                       mh_on_text *on_text, void *context, mh_generated *result);
+
+/* ---- recipes: what a model is and how it learns -------------------------------------------------------- */
+
+typedef struct mh_recipe mh_recipe;
+
+/* The defaults, and over them the YAML file `path` unless it is NULL. `mhmoe config` lists the keys. */
+mh_status mh_recipe_load(mh_recipe **recipe, const char *path);
+void mh_recipe_free(mh_recipe *recipe);
+
+/* One key: "moe.experts=8". Whether all keys agree is found out by what is created from the recipe. */
+mh_status mh_recipe_set(mh_recipe *recipe, const char *assignment);
+
+/* ---- training, update by update ------------------------------------------------------------------------ */
+
+typedef struct mh_trainer mh_trainer;
+
+/* A model as sections model, moe and train of the recipe say, with what its updates need; section data is not
+ * read. The vocabulary is the tokenizer's, which must outlive the trainer, or model.vocab where `tokenizer`
+ * is NULL. It starts from the weights of the checkpoint or run folder `weights`, or if that is NULL from
+ * random ones by train.seed. */
+mh_status mh_trainer_create(mh_trainer **trainer, const mh_recipe *recipe, const mh_tokenizer *tokenizer,
+                            const char *weights);
+void mh_trainer_free(mh_trainer *trainer);
+
+int64_t mh_trainer_batch(const mh_trainer *trainer);    /* B: sequences in an update */
+int64_t mh_trainer_sequence(const mh_trainer *trainer); /* T: tokens in each */
+
+/* The sequences of an update, [B, T] numbers each. */
+typedef struct {
+    const int32_t *token;
+    const int32_t *target;    /* the token after each; -1: nothing is predicted there */
+    const int32_t *first_key; /* the first position of its sequence that each looks back to; NULL: 0 */
+} mh_batch;
+
+typedef struct {
+    double loss;      /* mean negative log-likelihood of the targets, in nats */
+    double balance;   /* the balance losses' sum over layers, a mean over micro-batches */
+    double grad_norm; /* before clipping */
+} mh_update;
+
+/* One update: forward, backward, clipping, AdamW, with the rate of the recipe's schedule; the same bits as an
+ * update of `mhmoe train`. Allocates nothing. Fails, and leaves the weights as they were, for tokens out of
+ * the vocabulary, where loss or gradient are not finite, and after train.steps updates. */
+mh_status mh_trainer_step(mh_trainer *trainer, const mh_batch *batch, mh_update *update);
+
+/* Updates made so far. */
+int64_t mh_trainer_steps(const mh_trainer *trainer);
+
+/* The model as it is now, for sessions; each must be created after the last update before its use. */
+const mh_model *mh_trainer_model(const mh_trainer *trainer);
+
+/* Writes a checkpoint folder for mh_model_load and `mhmoe generate`; it appears when it is complete. A
+ * `folder` that is there already is refused. */
+mh_status mh_trainer_save(const mh_trainer *trainer, const char *folder);
+
+/* ---- the layer alone, on the caller's memory ----------------------------------------------------------- */
+
+typedef struct mh_layer mh_layer;
+
+/* The feed-forward layer of recipe sections model (dim, activation, bias, quant) and moe: heads, router,
+ * experts and shared experts; dense where moe.experts is 0. No norm and no residual. With train.precision
+ * bf16 it computes in bf16; the caller's numbers are f32 in both. A layer never changes and may be shared by
+ * threads. */
+mh_status mh_layer_create(mh_layer **layer, const mh_recipe *recipe);
+void mh_layer_free(mh_layer *layer);
+
+int64_t mh_layer_dim(const mh_layer *layer);                  /* D */
+int64_t mh_layer_floats(const mh_layer *layer);               /* P: length of weights and of gradients */
+size_t mh_layer_bytes(const mh_layer *layer, int64_t tokens); /* of work space, for both directions */
+
+/* Where one weight lies within the P floats; 16 floats begin each, and what none uses stays 0. */
+typedef struct {
+    const char *name; /* "experts.up.weight": that of checkpoints behind "layers.N.moe." */
+    int64_t offset;
+    int rank;
+    int64_t shape[3]; /* [rank]; matrices are [out, in], those of experts stacked in front */
+} mh_weight;
+
+/* Weight number `index` from 0; false past the last. */
+bool mh_layer_weight(const mh_layer *layer, int index, mh_weight *weight);
+
+/* Random first weights, a function of `seed`. */
+void mh_layer_init(const mh_layer *layer, float *weights, uint64_t seed);
+
+/* All a call works on, the caller's. */
+typedef struct {
+    int64_t tokens;       /* N, at least 1 */
+    const float *weights; /* [P] */
+    const float *x;       /* [N, D] */
+    float *y;             /* [N, D] overwritten by forward */
+    const float *dy;      /* [N, D] gradient of the loss by y; this and below for backward alone */
+    float *dx;            /* [N, D] overwritten by backward */
+    float *gradients;     /* [P] added to by backward */
+    void *work;           /* mh_layer_bytes(layer, N), from forward to backward */
+    bool training;        /* draw what the recipe leaves to chance (moe.jitter, moe.second_expert) */
+    uint64_t seed, step;  /* what is drawn is a function of these */
+} mh_layer_call;
+
+/* y = layer(x). Returns the auxiliary losses by their weights (moe.balance_weight, moe.z_weight): what there
+ * is to add to the loss. Neither direction allocates or fails. */
+double mh_layer_forward(const mh_layer *layer, const mh_layer_call *call);
+
+/* After the forward of the same call: the gradients of the loss, with that of the auxiliary losses. */
+void mh_layer_backward(const mh_layer *layer, const mh_layer_call *call);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

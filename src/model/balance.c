@@ -31,10 +31,17 @@ void mh_balance_update(mh_pass *pass, const mh_model *model)
 {
     for (int64_t i = 0; i < model->config.layers; i++) {
         const mh_ffn *ffn = &model->blocks[i].ffn;
+        if (pass->blocks[i].ffn.load)
+            mh_balancing_of(&ffn->moe)->update(ffn, &model->params, pass->blocks[i].ffn.load);
+    }
+    mh_balance_clear(pass, model);
+}
+
+void mh_balance_clear(mh_pass *pass, const mh_model *model)
+{
+    for (int64_t i = 0; i < model->config.layers; i++) {
         int64_t *load = pass->blocks[i].ffn.load;
-        if (load == NULL)
-            continue;
-        mh_balancing_of(&ffn->moe)->update(ffn, &model->params, load);
-        memset(load, 0, (size_t)ffn->moe.experts * sizeof *load);
+        if (load)
+            memset(load, 0, (size_t)model->config.moe.experts * sizeof *load);
     }
 }

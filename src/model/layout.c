@@ -21,20 +21,7 @@ static void block_register(mh_block *block, mh_params *params, const mh_config *
     block->attn_norm = mh_params_add(params, prefix, "attn_norm.weight", norm);
     mh_attention_register(&block->attention, params, config, prefix);
     block->ffn_norm = mh_params_add(params, prefix, "ffn_norm.weight", norm);
-    block->ffn = (mh_ffn){
-        .dim = config->dim, .activation = config->activation, .bias = config->bias, .quant = config->quant};
-    block->shared = block->ffn;
-    block->shared.shared = true;
-    if (moe)
-        block->ffn.moe = config->moe;
-    else
-        block->ffn.moe.ffn_dim = config->ffn_dim;
-    mh_ffn_register(&block->ffn, params, inside);
-    if (moe && config->moe.shared_experts) {
-        block->shared.moe.ffn_dim = config->moe.shared_experts * config->moe.shared_ffn_dim;
-        snprintf(inside, sizeof inside, "%smoe.shared.", prefix);
-        mh_ffn_register(&block->shared, params, inside);
-    }
+    mh_ffns_register(&block->ffn, &block->shared, params, config, moe, inside);
 }
 
 void mh_model_register(mh_model *m, mh_params *params)
@@ -119,31 +106,7 @@ void mh_model_free(mh_model *m)
 
 void mh_model_init(mh_model *m, uint64_t seed)
 {
-    for (int i = 0; i < m->params.count; i++) {
-        const mh_param *p = &m->params.list[i];
-        float *w = m->params.value + p->offset;
-        uint64_t stream = mh_stream(MH_RANDOM_INIT, (uint64_t)i, 0);
-        int64_t size = mh_param_size(p);
-#pragma omp parallel for schedule(static)
-        for (int64_t j = 0; j < size; j++)
-            switch (p->init) {
-            case MH_INIT_ZERO:
-                w[j] = 0;
-                break;
-            case MH_INIT_ONE:
-                w[j] = 1;
-                break;
-            case MH_INIT_CONSTANT:
-                w[j] = (float)p->scale;
-                break;
-            case MH_INIT_UNIFORM:
-                w[j] = (float)(p->scale * (2 * mh_uniform(seed, stream, (uint64_t)j) - 1));
-                break;
-            case MH_INIT_NORMAL:
-                w[j] = (float)(p->scale * mh_normal(seed, stream, (uint64_t)j));
-                break;
-            }
-    }
+    mh_params_init(&m->params, seed);
     mh_params_refresh(&m->params, m->ops);
 }
 

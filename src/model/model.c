@@ -72,10 +72,7 @@ void mh_forward(mh_pass *p, const mh_model *m, const mh_call *call)
         mh_ffn_fwd(&block->ffn, params, ops, &b->ffn, branch, norm2);
         if (call->on_plan != NULL && block->ffn.moe.experts)
             call->on_plan(call->context, i, &b->ffn.plan);
-        if (block->shared.moe.ffn_dim) {
-            mh_ffn_fwd(&block->shared, params, ops, &b->shared, live(p->shared, call), norm2);
-            ops->add(branch, branch, live(p->shared, call));
-        }
+        mh_shared_fwd(&block->shared, params, ops, &b->shared, branch, norm2, live(p->shared, call));
         drop(m, branch, call, i, 1);
         ops->add(next, mid, branch);
         x = next;
@@ -118,11 +115,8 @@ void mh_backward(mh_pass *p, const mh_model *m, const mh_call *call, double aux_
         mh_mat dbranch = branch_gradient(p, m, dx, call, i, 1);
         mh_ffn_bwd(&block->ffn, params, ops, &b->ffn, ffn_back, dhalf, dbranch, live(b->norm2, call),
                    aux_scale);
-        if (block->shared.moe.ffn_dim) {
-            mh_ffn_bwd(&block->shared, params, ops, &b->shared, &p->shared_back, dnorm, dbranch,
-                       live(b->norm2, call), 0);
-            ops->add(dhalf, dhalf, dnorm);
-        }
+        mh_shared_bwd(&block->shared, params, ops, &b->shared, &p->shared_back, dhalf, dbranch,
+                      live(b->norm2, call), dnorm);
         norm_bwd(m, dnorm, dhalf, mid, b->stat2, block->ffn_norm);
         ops->add(dx, dx, dnorm);
 

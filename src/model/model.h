@@ -155,6 +155,12 @@ const float *mh_param_vector(const mh_params *params, int index); /* a bias or n
 void mh_params_refresh(const mh_params *params,
                        const struct mh_ops *ops); /* the working copies from the masters */
 
+/* All gradients to zero. */
+void mh_params_clear(const mh_params *params);
+
+/* First values by each parameter's rule, each parameter from a stream of its own. */
+void mh_params_init(const mh_params *params, uint64_t seed);
+
 /* The input of linears: x, or where the layout has `rounded` (BitNet) x rounded to 8 bits in it. */
 mh_mat mh_linear_input(const struct mh_ops *ops, mh_mat rounded, mh_mat x);
 /* The same in backward, where it stands there already. */
@@ -191,7 +197,7 @@ void mh_attention_bwd(const mh_attention_layer *layer, const mh_params *params, 
                       mh_attention_pass *pass, mh_attention_back *back, mh_mat dx, mh_mat dout, mh_mat x,
                       const mh_attention *shape, const int32_t *position, const float *rotary);
 
-/* ---- head.c, experts.c, moe.c: one feed-forward layer, dense or MoE ------------------------------------ */
+/* ---- moe.c: one feed-forward layer, dense or MoE ------------------------------------------------------- */
 
 enum { MH_HEAD_LINEARS = 3 }; /* at most */
 enum { MH_ROUTER_SLOTS = 5 }; /* parameters and matrices that a router may have for itself */
@@ -210,6 +216,11 @@ typedef struct {
 } mh_ffn;
 
 void mh_ffn_register(mh_ffn *ffn, mh_params *params, const char *prefix);
+
+/* The feed-forward half of a block: an MoE layer and its shared experts, or a dense layer. n shared experts
+ * are one dense layer of n times the width; `shared` has width 0 where there are none. */
+void mh_ffns_register(mh_ffn *ffn, mh_ffn *shared, mh_params *params, const mh_config *config, bool moe,
+                      const char *prefix);
 
 /* The matrices of a layer, as values (v) or as gradients of these (d). */
 typedef struct {
@@ -256,6 +267,22 @@ void mh_ffn_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
 /* Gradients of sum(y * dy) + aux_scale * (balance_weight * balance + z_weight * z_loss). */
 void mh_ffn_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                 mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, double aux_scale);
+
+/* y += shared(x) and, after mh_ffn_bwd, dx += its gradient, with room for a matrix like x; nothing where
+ * there are no shared experts. */
+void mh_shared_fwd(const mh_ffn *shared, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                   mh_mat y, mh_mat x, mh_mat work);
+void mh_shared_bwd(const mh_ffn *shared, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                   mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, mh_mat work);
+
+/* ---- layer.c: one feed-forward layer alone, on a caller's memory ----------------------------------------
+ */
+
+/* mh_layer is public: see mhmoe.h. That of a resolved configuration, dense where it has no experts. */
+mh_status mh_layer_of(mh_layer **layer, const mh_config *config, mh_precision precision);
+
+/* ---- head.c, experts.c: parts of an MoE layer -----------------------------------------------------------
+ */
 
 /* The head layer: mh_head_linears linears with ReLU between. mh_head_out is its output among pass->v, or,
  * with back->d and dx, where the gradient of its output belongs; x itself where there is no linear. */
@@ -314,8 +341,7 @@ void mh_route_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_op
 
 /* ---- model.c, layout.c: the decoder -------------------------------------------------------------------- */
 
-/* x += attention(norm(x)); x += ffn(norm(x)) + shared(norm(x)). n shared experts are one dense layer of n
- * times the width; `shared` has width 0 where there are none. */
+/* x += attention(norm(x)); x += ffn(norm(x)) + shared(norm(x)). */
 typedef struct {
     int attn_norm, ffn_norm;
     mh_attention_layer attention;
@@ -343,8 +369,7 @@ void mh_model_free(mh_model *model);
  * be NULL then). */
 void mh_model_register(mh_model *model, mh_params *params);
 
-/* The initialisation of the authors' code (spec section 1); each tensor and expert has its own stream of
- * `seed`. */
+/* The initialisation of the authors' code (spec section 1). */
 void mh_model_init(mh_model *model, uint64_t seed);
 
 /* The bytes that mh_model_create and mh_pass_create would take. */
@@ -418,6 +443,7 @@ void mh_backward(mh_pass *pass, const mh_model *model, const mh_call *call, doub
  */
 void mh_balance_count(mh_pass *pass, const mh_model *model);
 void mh_balance_update(mh_pass *pass, const mh_model *model);
+void mh_balance_clear(mh_pass *pass, const mh_model *model); /* forgets them alone */
 
 /* Logits f32 [count, vocab] of rows [first, first+count) of the last forward. */
 void mh_logits(mh_pass *pass, const mh_model *model, int64_t first, int64_t count, float *logits);

@@ -56,6 +56,26 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     }
 }
 
+void mh_ffns_register(mh_ffn *ffn, mh_ffn *shared, mh_params *params, const mh_config *config, bool moe,
+                      const char *prefix)
+{
+    *ffn = (mh_ffn){
+        .dim = config->dim, .activation = config->activation, .bias = config->bias, .quant = config->quant};
+    *shared = *ffn;
+    shared->shared = true;
+    if (moe)
+        ffn->moe = config->moe;
+    else
+        ffn->moe.ffn_dim = config->ffn_dim;
+    mh_ffn_register(ffn, params, prefix);
+    if (moe && config->moe.shared_experts) {
+        char inside[128];
+        shared->moe.ffn_dim = config->moe.shared_experts * config->moe.shared_ffn_dim;
+        snprintf(inside, sizeof inside, "%sshared.", prefix);
+        mh_ffn_register(shared, params, inside);
+    }
+}
+
 /* Rows that reach the experts: all of a dense layer's, each choice of each sub-token of an MoE layer's. */
 static int64_t expert_rows(const mh_ffn *f, int64_t rows)
 {
@@ -170,4 +190,22 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
     if (m->inner_residual)
         ops->add(dhead, dhead, dcombined);
     mh_head_bwd(f, params, ops, pass, back, dx, x);
+}
+
+void mh_shared_fwd(const mh_ffn *shared, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                   mh_mat y, mh_mat x, mh_mat work)
+{
+    if (!shared->moe.ffn_dim)
+        return;
+    mh_ffn_fwd(shared, params, ops, pass, work, x);
+    ops->add(y, y, work);
+}
+
+void mh_shared_bwd(const mh_ffn *shared, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
+                   mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, mh_mat work)
+{
+    if (!shared->moe.ffn_dim)
+        return;
+    mh_ffn_bwd(shared, params, ops, pass, back, work, dy, x, 0);
+    ops->add(dx, dx, work);
 }

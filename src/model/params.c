@@ -94,6 +94,40 @@ void mh_params_refresh(const mh_params *params, const struct mh_ops *ops)
             ops->ternarize(mh_param_work(params, i), mh_param_value(params, i), (int)params->list[i].groups);
 }
 
+void mh_params_clear(const mh_params *params)
+{
+    memset(params->grad, 0, (size_t)params->elements * sizeof *params->grad);
+}
+
+void mh_params_init(const mh_params *params, uint64_t seed)
+{
+    for (int i = 0; i < params->count; i++) {
+        const mh_param *p = &params->list[i];
+        float *w = params->value + p->offset;
+        uint64_t stream = mh_stream(MH_RANDOM_INIT, (uint64_t)i, 0);
+        int64_t size = mh_param_size(p);
+#pragma omp parallel for schedule(static)
+        for (int64_t j = 0; j < size; j++)
+            switch (p->init) {
+            case MH_INIT_ZERO:
+                w[j] = 0;
+                break;
+            case MH_INIT_ONE:
+                w[j] = 1;
+                break;
+            case MH_INIT_CONSTANT:
+                w[j] = (float)p->scale;
+                break;
+            case MH_INIT_UNIFORM:
+                w[j] = (float)(p->scale * (2 * mh_uniform(seed, stream, (uint64_t)j) - 1));
+                break;
+            case MH_INIT_NORMAL:
+                w[j] = (float)(p->scale * mh_normal(seed, stream, (uint64_t)j));
+                break;
+            }
+    }
+}
+
 mh_mat mh_linear_input(const struct mh_ops *ops, mh_mat rounded, mh_mat x)
 {
     if (rounded.p == NULL)

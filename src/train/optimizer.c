@@ -2,7 +2,6 @@
 #include "train/train.h"
 
 #include <math.h>
-#include <string.h>
 
 static void layout(mh_optimizer *o, mh_arena *arena, const mh_model *model)
 {
@@ -66,7 +65,7 @@ double mh_optimizer_step(mh_optimizer *optimizer, mh_model *model, const mh_trai
         model->ops->adamw(params->value + p->offset, optimizer->m + p->offset, optimizer->v + p->offset,
                           params->grad + p->offset, mh_param_size(p), &rule);
     }
-    memset(params->grad, 0, (size_t)params->elements * sizeof(float));
+    mh_params_clear(params);
     mh_params_refresh(params, model->ops);
     return norm;
 }

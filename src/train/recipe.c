@@ -1,6 +1,7 @@
 /* Everything a run is told: the rows of data and train, and the checks that concern several keys. */
 #include "train/train.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define DATA(field)    offsetof(mh_data_config, field)
@@ -113,6 +114,30 @@ mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const 
     return MH_OK;
 }
 
+mh_status mh_recipe_load(mh_recipe **recipe, const char *path)
+{
+    mh_recipe *r = malloc(sizeof *r);
+    *recipe = NULL;
+    if (r == NULL)
+        return mh_fail(MH_EMEMORY, "no memory for a recipe");
+    mh_status status = mh_recipe_read(r, path, NULL, 0);
+    if (status == MH_OK)
+        *recipe = r;
+    else
+        free(r);
+    return status;
+}
+
+void mh_recipe_free(mh_recipe *recipe)
+{
+    free(recipe);
+}
+
+mh_status mh_recipe_set(mh_recipe *recipe, const char *assignment)
+{
+    return mh_options_assign(&mh_recipe_options, recipe, assignment);
+}
+
 int64_t mh_recipe_length(const mh_recipe *recipe)
 {
     return recipe->train.sequence ? recipe->train.sequence : recipe->model.context;
@@ -132,12 +157,12 @@ mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches)
                            (uint64_t)mh_recipe_data_seed(recipe), NULL);
 }
 
-static mh_status take_from_data(mh_config *model, const mh_batches *batches)
+mh_status mh_recipe_take_vocab(mh_recipe *recipe, int64_t vocab, int64_t eos)
 {
-    int64_t vocab = mh_batches_vocab(batches), eos = mh_batches_eos(batches);
+    mh_config *model = &recipe->model;
     if (model->vocab && model->vocab != vocab)
         return mh_fail(MH_EMISMATCH,
-                       "model.vocab is %lld, but the data's tokenizer has %lld pieces; leave model.vocab out",
+                       "model.vocab is %lld, but the tokenizer has %lld pieces; leave model.vocab out",
                        (long long)model->vocab, (long long)vocab);
     model->vocab = vocab;
     /* Documents are separated by </s>, so a text starts after one, and <s> is never seen in training. */
@@ -176,7 +201,7 @@ static mh_status check_schedule(mh_train_config *t)
 mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches)
 {
     if (batches)
-        MH_TRY(take_from_data(&recipe->model, batches));
+        MH_TRY(mh_recipe_take_vocab(recipe, mh_batches_vocab(batches), mh_batches_eos(batches)));
     MH_TRY(mh_config_resolve(&recipe->model));
     recipe->train.sequence = mh_recipe_length(recipe);
     recipe->train.data_seed = mh_recipe_data_seed(recipe);

@@ -10,7 +10,6 @@ typedef struct {
     const mh_recipe *recipe;
     mh_batches *train, *valid;
     mh_tokenizer *tokenizer;
-    mh_model *model;
     mh_step step;
 } rehearsal;
 
@@ -25,7 +24,7 @@ static mh_status time_updates(rehearsal *s, const mh_progress *progress, double 
             return mh_fail(MH_EINTERRUPTED, "stopped while updates were timed; nothing was written");
         double started = mh_seconds();
         mh_update made;
-        MH_TRY(mh_step_run(&s->step, number, &made));
+        MH_TRY(mh_step_next(&s->step, s->train, &made));
         if (number > 1)
             value[count++] = mh_seconds() - started;
         if (count > 0 && mh_seconds() - begun > PATIENCE)
@@ -43,7 +42,7 @@ static mh_status time_evaluation(const rehearsal *s, double *seconds)
     int64_t all = mh_batches_sequences(s->valid);
     int64_t sequences = c->eval_sequences > 0 && c->eval_sequences < all ? c->eval_sequences : all;
     int64_t timed = sequences < c->micro_batch ? sequences : c->micro_batch;
-    MH_TRY(mh_eval_batches(s->model, s->step.pass, s->valid, timed, s->recipe->data.mask_documents,
+    MH_TRY(mh_eval_batches(s->step.model, s->step.pass, s->valid, timed, s->recipe->data.mask_documents,
                            &(mh_progress){0}, &result));
     *seconds = result.seconds * (double)sequences / (double)timed;
     return MH_OK;
@@ -60,8 +59,8 @@ static size_t checkpoint_bytes(const rehearsal *s)
 {
     size_t bytes;
     mh_tokenizer_bytes(s->tokenizer, &bytes);
-    for (int i = 0; i < s->model->params.count; i++)
-        bytes += 3 * sizeof(float) * (size_t)mh_param_size(&s->model->params.list[i]);
+    for (int i = 0; i < s->step.model->params.count; i++)
+        bytes += 3 * sizeof(float) * (size_t)mh_param_size(&s->step.model->params.list[i]);
     return bytes;
 }
 
@@ -87,11 +86,8 @@ static mh_status rehearse(rehearsal *s, mh_recipe *recipe, const char *weights, 
     r->facts = mh_train_facts_of(recipe, s->train, s->valid);
     MH_TRY(mh_train_check_memory(recipe));
     MH_TRY(mh_train_check_folder(recipe->train.run, false));
-    MH_TRY(mh_model_create(&s->model, &recipe->model, (mh_precision)recipe->train.precision, true));
-    snprintf(s->model->tokenizer_hash, sizeof s->model->tokenizer_hash, "%s",
-             mh_tokenizer_hash(s->tokenizer)); /* --init-from compares it */
-    MH_TRY(mh_step_init(&s->step, recipe, s->model, s->train));
-    MH_TRY(mh_train_weights(s->model, recipe, weights));
+    MH_TRY(mh_step_init(&s->step, recipe, s->tokenizer));
+    MH_TRY(mh_train_weights(s->step.model, recipe, weights));
     MH_TRY(time_updates(s, progress, &r->update_seconds));
     MH_TRY(time_evaluation(s, &r->evaluation_seconds));
     count(s, r);
@@ -105,7 +101,6 @@ mh_status mh_train_rehearse(mh_recipe *recipe, const char *weights, const mh_pro
     *result = (mh_rehearsal){0};
     mh_status status = rehearse(&s, recipe, weights, progress, result);
     mh_step_release(&s.step);
-    mh_model_free(s.model);
     mh_tokenizer_free(s.tokenizer);
     mh_batches_close(s.valid);
     mh_batches_close(s.train);

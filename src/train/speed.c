@@ -12,20 +12,18 @@ enum { ROUNDS = 5, UPDATES = 3 };
 static mh_status run_short(const mh_arm *arm, const mh_batches *data, json_t *seconds)
 {
     const mh_recipe *r = &arm->recipe;
-    mh_model *model;
     mh_step step;
     mh_update made;
-    MH_TRY(mh_model_create(&model, &r->model, (mh_precision)r->train.precision, true));
-    mh_model_init(model, (uint64_t)r->train.seed);
-    mh_status status = mh_step_init(&step, r, model, data);
+    mh_status status = mh_step_init(&step, r, NULL);
+    if (status == MH_OK)
+        status = mh_train_weights(step.model, r, NULL);
     for (int64_t number = 1; status == MH_OK && number <= 1 + UPDATES; number++) {
         double started = mh_seconds();
-        status = mh_step_run(&step, number, &made);
+        status = mh_step_next(&step, data, &made);
         if (number > 1)
             json_array_append_new(seconds, json_real(mh_seconds() - started));
     }
     mh_step_release(&step);
-    mh_model_free(model);
     return status == MH_OK ? MH_OK : mh_fail_in(status, "model %s", arm->name);
 }
 

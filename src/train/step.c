@@ -5,7 +5,7 @@
 
 static void layout(mh_step *s, mh_arena *arena, const mh_train_config *c)
 {
-    size_t positions = (size_t)(c->micro_batch * c->sequence);
+    size_t positions = (size_t)(c->batch * c->sequence);
     s->token = mh_take(arena, positions * sizeof *s->token);
     s->target = mh_take(arena, positions * sizeof *s->target);
     s->first_key = mh_take(arena, positions * sizeof *s->first_key);
@@ -26,7 +26,7 @@ size_t mh_train_bytes(const mh_recipe *recipe)
     mh_step shell;
     mh_arena buffers = {0};
     layout(&shell, &buffers, c);
-    /* Each of the two moments is as large as the gradients; an evaluation has buffers like a micro-batch. */
+    /* Each of the two moments is as large as the gradients; an evaluation has at most such buffers again. */
     return trained + 2 * gradients + 2 * buffers.used +
            mh_pass_bytes(&recipe->model, (mh_precision)c->precision, pass_shape(c));
 }
@@ -43,11 +43,15 @@ mh_status mh_train_check_memory(const mh_recipe *recipe)
         needed / mib, available / mib, (long long)recipe->train.micro_batch);
 }
 
-mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, mh_model *model, const mh_batches *batches)
+mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, const mh_tokenizer *tokenizer)
 {
-    *step = (mh_step){.recipe = recipe, .model = model, .batches = batches};
-    MH_TRY(mh_optimizer_init(&step->optimizer, model));
-    MH_TRY(mh_pass_create(&step->pass, model, pass_shape(&recipe->train)));
+    *step = (mh_step){.recipe = recipe};
+    MH_TRY(mh_model_create(&step->model, &recipe->model, (mh_precision)recipe->train.precision, true));
+    if (tokenizer)
+        snprintf(step->model->tokenizer_hash, sizeof step->model->tokenizer_hash, "%s",
+                 mh_tokenizer_hash(tokenizer));
+    MH_TRY(mh_optimizer_init(&step->optimizer, step->model));
+    MH_TRY(mh_pass_create(&step->pass, step->model, pass_shape(&recipe->train)));
     mh_arena count = {0};
     layout(step, &count, &recipe->train);
     MH_TRY(mh_arena_init(&step->memory, count.used, "batches"));
@@ -60,19 +64,17 @@ void mh_step_release(mh_step *step)
     mh_arena_release(&step->memory);
     mh_pass_free(step->pass);
     mh_optimizer_release(&step->optimizer);
+    mh_model_free(step->model);
     *step = (mh_step){0};
 }
 
 static mh_status not_finite(const mh_step *s, int64_t step, const char *what, const char *where)
 {
-    const mh_train_config *c = &s->recipe->train;
-    return mh_fail(
-        MH_ESTATE,
-        "step %lld: %s is not a finite number, first in %s; training stopped, and the last good "
-        "checkpoint is kept in %s/checkpoints. Start another run from it by --init-from with a lower "
-        "train.rate or train.clip%s",
-        (long long)step, what, where, c->run,
-        c->precision == MH_PRECISION_F32 ? "" : ", or with train.precision f32");
+    return mh_fail(MH_ESTATE,
+                   "step %lld: %s is not a finite number, first in %s; train with a lower train.rate or "
+                   "train.clip%s",
+                   (long long)step, what, where,
+                   s->model->precision == MH_PRECISION_F32 ? "" : ", or with train.precision f32");
 }
 
 mh_status mh_step_check(const mh_step *s, int64_t step, const char *what, double value)
@@ -97,15 +99,6 @@ static mh_status check_gradient(const mh_step *s, int64_t step, double norm)
     return not_finite(s, step, "the gradient's norm", where);
 }
 
-static void load_batch(mh_step *s, int64_t index)
-{
-    const mh_train_config *c = &s->recipe->train;
-    for (int64_t i = 0; i < c->micro_batch; i++) {
-        int64_t at = i * c->sequence;
-        mh_batches_get(s->batches, index + i, s->token + at, s->target + at, s->first_key + at);
-    }
-}
-
 static double sum_of(const float *x, int64_t n)
 {
     double sum = 0; /* in order: the same bits for any number of threads */
@@ -114,26 +107,34 @@ static double sum_of(const float *x, int64_t n)
     return sum;
 }
 
-/* Gradients of: mean nll of the update's tokens + balance_weight * mean over its micro-batches of the balance
- * losses' sum. */
-mh_status mh_step_run(mh_step *s, int64_t step, mh_update *update)
+static int64_t count_targets(const mh_batch *batch, int64_t positions)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < positions; i++)
+        count += batch->target[i] >= 0;
+    return count;
+}
+
+/* Gradients of: mean nll of the update's targets + balance_weight * mean over its micro-batches of the
+ * balance losses' sum. */
+static mh_status run(mh_step *s, const mh_batch *batch, mh_update *update)
 {
     const mh_train_config *c = &s->recipe->train;
+    int64_t step = s->optimizer.step + 1;
     int64_t micros = c->batch / c->micro_batch, rows = c->micro_batch * c->sequence;
-    double share = 1 / (double)micros, scale = 1 / (double)(c->batch * c->sequence);
+    double share = 1 / (double)micros, scale = 1 / (double)count_targets(batch, micros * rows);
     *update = (mh_update){0};
     for (int64_t i = 0; i < micros; i++) {
-        mh_call call = {.token = s->token,
-                        .first_key = s->recipe->data.mask_documents ? s->first_key : NULL,
+        mh_call call = {.token = batch->token + i * rows,
+                        .first_key = batch->first_key ? batch->first_key + i * rows : NULL,
                         .batch = c->micro_batch,
                         .rows = c->sequence,
                         .train = true,
                         .seed = (uint64_t)c->seed,
                         .step = (uint64_t)((step - 1) * micros + i)};
-        load_batch(s, (step - 1) * c->batch + i * c->micro_batch);
         mh_forward(s->pass, s->model, &call);
         mh_balance_count(s->pass, s->model);
-        mh_loss(s->pass, s->model, &call, s->target, s->nll, (float)scale);
+        mh_loss(s->pass, s->model, &call, batch->target + i * rows, s->nll, (float)scale);
         update->loss += scale * sum_of(s->nll, rows);
         update->balance += share * mh_pass_balance(s->pass);
         MH_TRY(mh_step_check(s, step, "the loss", update->loss));
@@ -143,4 +144,27 @@ mh_status mh_step_run(mh_step *s, int64_t step, mh_update *update)
     MH_TRY(check_gradient(s, step, update->grad_norm));
     mh_balance_update(s->pass, s->model);
     return MH_OK;
+}
+
+/* What a failed update has added up must not be found by another. */
+mh_status mh_step_run(mh_step *s, const mh_batch *batch, mh_update *update)
+{
+    mh_status status = run(s, batch, update);
+    if (status != MH_OK) {
+        mh_params_clear(&s->model->params);
+        mh_balance_clear(s->pass, s->model);
+    }
+    return status;
+}
+
+mh_status mh_step_next(mh_step *s, const mh_batches *batches, mh_update *update)
+{
+    const mh_train_config *c = &s->recipe->train;
+    for (int64_t i = 0; i < c->batch; i++) {
+        int64_t at = i * c->sequence;
+        mh_batches_get(batches, s->optimizer.step * c->batch + i, s->token + at, s->target + at,
+                       s->first_key + at);
+    }
+    mh_batch batch = {s->token, s->target, s->recipe->data.mask_documents ? s->first_key : NULL};
+    return mh_step_run(s, &batch, update);
 }

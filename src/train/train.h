@@ -6,6 +6,8 @@
 
 /* ---- recipe.c: everything a run is told ---------------------------------------------------------------- */
 
+/* mh_recipe_load, _set and _free are public, and so is all of api.c: see mhmoe.h. */
+
 typedef enum { MH_SCHEDULE_COSINE, MH_SCHEDULE_LINEAR, MH_SCHEDULE_WSD } mh_schedule_kind;
 
 typedef struct {
@@ -37,12 +39,12 @@ typedef struct {
     char budget[MH_OPTION_TEXT], valid[MH_OPTION_TEXT], output[MH_OPTION_TEXT];
 } mh_compare_config;
 
-typedef struct {
+struct mh_recipe {
     mh_config model;
     mh_data_config data;
     mh_train_config train;
     mh_compare_config compare;
-} mh_recipe;
+};
 
 /* Sections model, moe, data, train, compare. */
 extern const mh_options mh_recipe_options;
@@ -59,6 +61,9 @@ int64_t mh_recipe_data_seed(const mh_recipe *recipe);
 
 /* Opens the training part of the recipe's data. */
 mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches);
+
+/* Takes vocab, bos and eos from a tokenizer's, where they are unset. */
+mh_status mh_recipe_take_vocab(mh_recipe *recipe, int64_t vocab, int64_t eos);
 
 /* Checks what concerns several keys, takes vocab, bos and eos from the data if they are unset, resolves the
  * model. `batches` may be NULL (mhmoe info without data: vocab must then be set). */
@@ -104,30 +109,27 @@ int mh_optimizer_find_nan(const mh_model *model);
 
 /* ---- step.c: one update -------------------------------------------------------------------------------- */
 
-/* All that an update works on. Recipe, model and batches must outlive it. */
+/* All that an update works on. */
 typedef struct {
-    const mh_recipe *recipe; /* resolved */
-    mh_model *model;
-    const mh_batches *batches;
+    const mh_recipe *recipe; /* resolved; must outlive it */
+    mh_model *model;         /* weights are zero at first: see mh_train_weights */
     mh_pass *pass;
     mh_optimizer optimizer;
-    int32_t *token, *target, *first_key; /* [micro_batch * sequence] */
+    int32_t *token, *target, *first_key; /* [batch * sequence] of mh_step_next */
     float *nll;
     mh_arena memory;
 } mh_step;
 
-typedef struct {
-    double loss;      /* mean nll of a token, in nats */
-    double balance;   /* the balance losses' sum over layers, a mean over micro-batches */
-    double grad_norm; /* before clipping */
-} mh_update;
-
-mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, mh_model *model, const mh_batches *batches);
+/* `tokenizer` is the one that the model will speak, or NULL. Release also after a failure. */
+mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, const mh_tokenizer *tokenizer);
 void mh_step_release(mh_step *step);
 
-/* Update number `number` (from 1). Fails where the loss or the gradient is not finite, naming the place; the
- * weights are then those of the update before. */
-mh_status mh_step_run(mh_step *step, int64_t number, mh_update *update);
+/* An update on the sequences of `batch`, which have targets. Fails where the loss or the gradient is not
+ * finite, naming the place; the weights are then those of the update before. */
+mh_status mh_step_run(mh_step *step, const mh_batch *batch, mh_update *update);
+
+/* The same on the sequences that a run's next update is made of. */
+mh_status mh_step_next(mh_step *step, const mh_batches *batches, mh_update *update);
 
 /* Fails where `value` ("the loss"), got from the last forward, is not finite, naming the layer. */
 mh_status mh_step_check(const mh_step *step, int64_t number, const char *what, double value);

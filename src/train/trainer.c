@@ -26,7 +26,6 @@ typedef struct {
     mh_lock lock;
     mh_batches *train, *valid;
     mh_tokenizer *tokenizer;
-    mh_model *model;
     mh_step step;
     mh_trainer_state state;
     mh_metrics metrics;
@@ -90,6 +89,16 @@ static void measure_load(trainer *t)
     }
 }
 
+/* A failure of the numbers, with the place of what is left. */
+static mh_status where_good(const trainer *t, mh_status status)
+{
+    return status == MH_OK ? MH_OK
+                           : mh_fail(status,
+                                     "%s. The last good checkpoint is kept in %s/checkpoints; another run "
+                                     "starts from it by --init-from",
+                                     mh_message(), t->run);
+}
+
 /* Where it is stopped the log is not validated, and the state has the evaluation still to come. */
 static mh_status validate(trainer *t, mh_train_log *log)
 {
@@ -97,7 +106,7 @@ static mh_status validate(trainer *t, mh_train_log *log)
     mh_progress progress = {t->watch->progress, t->watch->context, t->watch->stop};
     mh_perplexity result;
     t->state.valid_loss = t->state.valid_bits_per_byte = NAN;
-    mh_status status = mh_eval_batches(t->model, t->step.pass, t->valid, r->train.eval_sequences,
+    mh_status status = mh_eval_batches(t->step.model, t->step.pass, t->valid, r->train.eval_sequences,
                                        r->data.mask_documents, &progress, &result);
     if (status == MH_EINTERRUPTED)
         return MH_OK;
@@ -106,7 +115,7 @@ static mh_status validate(trainer *t, mh_train_log *log)
     log->valid_loss = result.nll / (double)result.tokens;
     log->valid_perplexity = result.perplexity;
     log->valid_bits_per_byte = result.bits_per_byte;
-    MH_TRY(mh_step_check(&t->step, t->state.step, "the validation loss", log->valid_loss));
+    MH_TRY(where_good(t, mh_step_check(&t->step, t->state.step, "the validation loss", log->valid_loss)));
     t->state.valid_loss = log->valid_loss;
     t->state.valid_bits_per_byte = log->valid_bits_per_byte;
     return MH_OK;
@@ -132,7 +141,7 @@ static mh_status report(trainer *t, bool evaluate)
 
 static mh_status checkpoint(trainer *t)
 {
-    MH_TRY(mh_state_save(t->run, t->recipe, t->model, t->tokenizer, &t->step.optimizer, &t->state));
+    MH_TRY(mh_state_save(t->run, t->recipe, t->step.model, t->tokenizer, &t->step.optimizer, &t->state));
     MH_TRY(mh_state_prune(t->run, t->recipe->train.keep));
     tell(t, "checkpoint of step %lld written to %s/checkpoints", (long long)t->state.step, t->run);
     return MH_OK;
@@ -175,7 +184,7 @@ static mh_status update(trainer *t, int64_t step)
     const mh_train_config *c = &t->recipe->train;
     double started = mh_seconds();
     mh_update made;
-    MH_TRY(mh_step_run(&t->step, step, &made));
+    MH_TRY(where_good(t, mh_step_next(&t->step, t->train, &made)));
     double seconds = mh_seconds() - started;
     add(&t->since_line, &made, seconds);
     add(&t->since_start, &made, seconds);
@@ -235,10 +244,7 @@ static void layout(trainer *t, mh_arena *arena)
 static mh_status create_model(trainer *t)
 {
     const mh_recipe *r = t->recipe;
-    MH_TRY(mh_model_create(&t->model, &r->model, (mh_precision)r->train.precision, true));
-    snprintf(t->model->tokenizer_hash, sizeof t->model->tokenizer_hash, "%s",
-             mh_tokenizer_hash(t->tokenizer));
-    MH_TRY(mh_step_init(&t->step, r, t->model, t->train));
+    MH_TRY(mh_step_init(&t->step, r, t->tokenizer));
     mh_arena count = {0};
     layout(t, &count);
     MH_TRY(mh_arena_init(&t->memory, count.used, "the log"));
@@ -270,7 +276,7 @@ static void tell_facts(const trainer *t)
 /* A run begins with a checkpoint: one that cannot be written is known now, and --resume always finds one. */
 static mh_status begin(trainer *t, const char *recipe_path, const char *weights)
 {
-    MH_TRY(mh_train_weights(t->model, t->recipe, weights));
+    MH_TRY(mh_train_weights(t->step.model, t->recipe, weights));
     tell_facts(t);
     mh_train_log log = log_of(t);
     if (t->recipe->train.eval_every > 0)
@@ -296,7 +302,7 @@ static mh_status resume(trainer *t, const char *recipe_path)
 {
     MH_TRY(mh_recipe_compare(t->recipe, recipe_path));
     mh_text skipped = {0};
-    mh_status status = mh_state_load(t->run, t->model, &t->step.optimizer, &t->state, &skipped);
+    mh_status status = mh_state_load(t->run, t->step.model, &t->step.optimizer, &t->state, &skipped);
     if (status == MH_OK && skipped.length)
         tell(t, "%s", skipped.data);
     mh_text_release(&skipped);
@@ -334,7 +340,6 @@ mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *weights, c
     mh_metrics_close(&t.metrics);
     mh_arena_release(&t.memory);
     mh_step_release(&t.step);
-    mh_model_free(t.model);
     mh_tokenizer_free(t.tokenizer);
     mh_batches_close(t.valid);
     mh_batches_close(t.train);
