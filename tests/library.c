@@ -4,6 +4,7 @@
 #include "train/train.h"
 
 #include <dirent.h>
+#include <omp.h>
 
 /* ---- training ------------------------------------------------------------------------------------------ */
 
@@ -232,6 +233,25 @@ static void targets_may_be_left_out(void **state)
     }
     assert_true(loss[0] != loss[1]);
     assert_true(fabs((loss[0] + loss[1]) / 2 - loss[2]) < 1e-6 * loss[2]); /* f32 in another order */
+}
+
+/* The memory for threads is taken when a trainer is created; more of them must not run over it. */
+static void threads_may_become_more(void **state)
+{
+    (void)state;
+    numbers n;
+    mh_update few, many;
+    mh_batch batch = some_batch(&n);
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    mh_trainer *a = trainer_with("train.seed=1", NULL), *b = trainer_with("train.seed=1", NULL);
+    OK(mh_trainer_step(a, &batch, &few));
+    omp_set_num_threads(8);
+    OK(mh_trainer_step(b, &batch, &many));
+    omp_set_num_threads(threads);
+    assert_memory_equal(&few, &many, sizeof few);
+    mh_trainer_free(a);
+    mh_trainer_free(b);
 }
 
 static void a_failed_update_leaves_nothing(void **state)
@@ -489,6 +509,7 @@ int main(void)
         cmocka_unit_test(batches_are_checked),
         cmocka_unit_test(what_cannot_be_made_is_refused),
         cmocka_unit_test(targets_may_be_left_out),
+        cmocka_unit_test(threads_may_become_more),
         cmocka_unit_test(a_failed_update_leaves_nothing),
         cmocka_unit_test(the_layer_agrees_with_reference_vectors),
         cmocka_unit_test(the_gradient_is_that_of_the_loss),

@@ -354,6 +354,7 @@ static attention_case attend(job *j, int64_t batch, int64_t length, int64_t capa
     attention_case a = {.shape = {.batch = batch, .rows = length, .capacity = capacity, .heads = HEADS}};
     a.shape.kv_heads = KV_HEADS, a.shape.head_dim = HEAD;
     a.shape.scratch.bytes = mh_attention_scratch(capacity, HEAD);
+    a.shape.scratch.threads = mh_threads();
     a.shape.scratch.base = mh_take(&j->memory, a.shape.scratch.bytes * (size_t)mh_threads());
     mh_mat all = numbers(j, batch * capacity, (HEADS + 2 * KV_HEADS) * HEAD, MH_F32);
     a.q = mh_mat_cols(all, 0, HEADS * HEAD);

@@ -218,6 +218,7 @@ static void make_attention(job *j)
                         .head_dim = 8};
     a->kv_heads = j->variant ? a->heads : 2;
     a->scratch.bytes = mh_attention_scratch(length, a->head_dim);
+    a->scratch.threads = 4;
     a->scratch.base = mh_take(&j->memory, a->scratch.bytes * 4);
     int64_t n = a->batch * length;
     activation(j, n, a->heads * a->head_dim);

@@ -202,7 +202,8 @@ static void pass_layout(mh_pass *p, mh_arena *arena, const mh_config *c, mh_prec
     p->rotary = take_floats(arena, shape.capacity * head_dim);
     p->scratch.bytes =
         (mh_attention_scratch(shape.capacity, (int)head_dim) + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
-    p->scratch.base = mh_take(arena, p->scratch.bytes * (size_t)mh_threads());
+    p->scratch.threads = mh_threads();
+    p->scratch.base = mh_take(arena, p->scratch.bytes * (size_t)p->scratch.threads);
 
     if (!shape.training) {
         for (int64_t i = 0; i < c->layers; i++) {

@@ -43,6 +43,11 @@ size_t mh_attention_scratch(int64_t capacity, int head_dim)
     return (count.used + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
 }
 
+static int threads_of(const mh_attention *a)
+{
+    return mh_threads() < a->scratch.threads ? mh_threads() : a->scratch.threads;
+}
+
 static space my_space(const mh_attention *a)
 {
     mh_arena arena = {.base = a->scratch.base + (size_t)omp_get_thread_num() * a->scratch.bytes,
@@ -154,7 +159,7 @@ static void forward(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh
 void mh_cpu_attention_fwd(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape)
 {
     int64_t blocks = round_up(shape->rows) / BLOCK;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_of(shape))
     for (int64_t i = 0; i < shape->batch * shape->heads * blocks; i++) {
         int64_t sequence = i / blocks / shape->heads;
         int head = (int)(i / blocks % shape->heads);
@@ -207,7 +212,7 @@ void mh_cpu_attention_bwd(mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, 
                           const float *lse, const mh_attention *shape)
 {
     int group = shape->heads / shape->kv_heads;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_of(shape))
     for (int64_t i = 0; i < shape->batch * shape->kv_heads; i++) {
         int64_t sequence = i / shape->kv_heads, kv_head = i % shape->kv_heads;
         space s = my_space(shape);

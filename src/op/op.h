@@ -29,10 +29,12 @@ void *mh_mat_row(mh_mat m, int64_t row);
 void *mh_mat_at(mh_mat m, int64_t row, int64_t col);
 mh_mat mh_take_mat(mh_arena *arena, int64_t rows, int64_t cols, mh_type type);
 
-/* Working memory for operations that need it: `bytes` for each thread, thread t at base + t*bytes. */
+/* Working memory for operations that need it: `bytes` for each of `threads`, thread t at base + t*bytes. No
+ * more will work on it, though a program may ask OpenMP for more by then. */
 typedef struct {
     char *base;
     size_t bytes;
+    int threads;
 } mh_scratch;
 
 int mh_threads(void); /* the most threads a parallel region will have */
