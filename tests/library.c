@@ -4,6 +4,7 @@
 #include "train/train.h"
 
 #include <dirent.h>
+#include <locale.h>
 #include <omp.h>
 
 /* ---- training ------------------------------------------------------------------------------------------ */
@@ -150,6 +151,28 @@ static void trains_as_a_run_does(void **state)
     OK(mh_trainer_save(trainer, tiny_path("again")));
     same_file(tiny_path("again/model.safetensors"), tiny_path("saved/model.safetensors"));
     mh_trainer_free(trainer);
+}
+
+/* A program may speak German, and write 0,001. */
+static void numbers_are_read_in_any_locale(void **state)
+{
+    (void)state;
+    char command[MH_PATH + 64];
+    snprintf(command, sizeof command, "localedef -i de_DE -f ISO-8859-1 %s >/dev/null 2>&1",
+             tiny_path("de_DE"));
+    setenv("LOCPATH", tiny_folder, 1);
+    if (system(command) != 0 || setlocale(LC_ALL, "de_DE") == NULL) {
+        print_message("no locale to test with\n");
+        skip();
+    }
+    mh_trainer *trainer = trainer_with("train.rate=2.5e-3", NULL);
+    OK(mh_trainer_save(trainer, tiny_path("german")));
+    mh_trainer_free(trainer);
+    setlocale(LC_ALL, "C");
+    trainer = trainer_with("train.rate=2.5e-3", tiny_path("german"));
+    OK(mh_trainer_save(trainer, tiny_path("english")));
+    mh_trainer_free(trainer);
+    same_file(tiny_path("german/config.json"), tiny_path("english/config.json"));
 }
 
 static void batches_are_checked(void **state)
@@ -506,6 +529,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trains_as_a_run_does),
+        cmocka_unit_test(numbers_are_read_in_any_locale),
         cmocka_unit_test(batches_are_checked),
         cmocka_unit_test(what_cannot_be_made_is_refused),
         cmocka_unit_test(targets_may_be_left_out),

@@ -2,6 +2,7 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <locale.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -114,8 +115,8 @@ bool mh_text_to_double(const char *text, double *value)
 {
     if (!only(text, "+-.eE0123456789"))
         return false;
-    char *end;
-    double v = strtod(text, &end);
+    char *end; /* with a point, whatever the program's locale writes */
+    double v = strtod_l(text, &end, newlocale(LC_ALL_MASK, "C", (locale_t)0));
     if (*end != '\0' || end == text || !isfinite(v))
         return false;
     *value = v;
