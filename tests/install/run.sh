@@ -33,12 +33,13 @@ read -ra static <<<"$(pkg-config --static --libs mhmoe | sed 's/-lmhmoe/-l:libmh
 # A build with sanitizers needs them in every program that links it.
 read -ra sanitizers <<<"$(sed -n 's/^CMAKE_C_FLAGS:STRING=//p' "$build/CMakeCache.txt" | grep -o -- '-fsanitize=[a-z,]*' || true)"
 warnings=(-Wall -Wextra -Wpedantic -Werror)
-for example in generate; do
+for example in generate train layer; do
     cc -std=c17 -Wstrict-prototypes "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" "$examples/$example.c" \
         -o "$work/$example" "${shared[@]}"
 done
 cc -std=c17 "${sanitizers[@]}" "${cflags[@]}" "$examples/generate.c" -o "$work/generate_static" "${static[@]}"
-! readelf -d "$work/generate_static" | grep -q libmhmoe
+readelf -d "$work/generate_static" | grep -q libmhmoe && { echo "the static library was not used" >&2; exit 1; }
+# The header is C++, too.
 c++ -std=c++17 "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" -x c++ "$examples/generate.c" -x none \
     -o "$work/generate_cpp" "${shared[@]}"
 cmake -S "$here" -B "$work/cmake" -DEXAMPLES="$examples" -DCMAKE_C_FLAGS="${sanitizers[*]}" \
@@ -71,3 +72,18 @@ echo "$text"
 for other in generate_static generate_cpp cmake/generate; do
     [[ $("$work/$other" "$work/model" "$prompt" 2>/dev/null) == "$text" ]]
 done
+
+# ---- train, layer ----
+falls() { # the last loss printed is below the first by this factor
+    awk -v factor="$1" '/^step/ { last = $4; if (!first) first = $4 } END { exit !(last > 0 && last < factor * first) }'
+}
+cat "$examples"/*.c >"$work/text"
+"$mhmoe" tokenizer train --input "$work/text" --vocab 400 --output "$work/text.model"
+"$work/train" "$work/text.model" "$work/text" "$work/trained" | tee "$work/train.log"
+falls 0.8 <"$work/train.log"
+[ -n "$("$mhmoe" generate "$work/trained" --prompt mh_ --max-tokens 20)" ]
+"$work/train" "$work/text.model" "$work/text" "$work/trained" >"$work/message" 2>&1 && exit 1
+grep -q 'trained exists already; choose another output' "$work/message"
+"$work/layer" | tee "$work/layer.log"
+falls 0.8 <"$work/layer.log"
+diff <("$work/cmake/layer") "$work/layer.log"
