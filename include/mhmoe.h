@@ -197,14 +197,15 @@ typedef struct {
 } mh_update;
 
 /* One update: forward, backward, clipping, AdamW, with the rate of the recipe's schedule; the same bits as an
- * update of `mhmoe train`. Allocates nothing. Fails, and leaves the weights as they were, for tokens out of
- * the vocabulary, where loss or gradient are not finite, and after train.steps updates. */
+ * update of `mhmoe train`. Fails, and leaves the weights as they were, for tokens out of the vocabulary,
+ * where loss or gradient are not finite, and after train.steps updates. */
 mh_status mh_trainer_step(mh_trainer *trainer, const mh_batch *batch, mh_update *update);
 
 /* Updates made so far. */
 int64_t mh_trainer_steps(const mh_trainer *trainer);
 
-/* The model as it is now, for sessions; each must be created after the last update before its use. */
+/* The model as it is now. A session keeps what it computed with the weights of then: create it anew after an
+ * update. */
 const mh_model *mh_trainer_model(const mh_trainer *trainer);
 
 /* Writes a checkpoint folder for mh_model_load and `mhmoe generate`; it appears when it is complete. A
@@ -226,7 +227,7 @@ int64_t mh_layer_dim(const mh_layer *layer);                  /* D */
 int64_t mh_layer_floats(const mh_layer *layer);               /* P: length of weights and of gradients */
 size_t mh_layer_bytes(const mh_layer *layer, int64_t tokens); /* of work space, for both directions */
 
-/* Where one weight lies within the P floats; 16 floats begin each, and what none uses stays 0. */
+/* Where one weight lies within the P floats. What lies between two is unused. */
 typedef struct {
     const char *name; /* "experts.up.weight": that of checkpoints behind "layers.N.moe." */
     int64_t offset;
@@ -255,7 +256,7 @@ typedef struct {
 } mh_layer_call;
 
 /* y = layer(x). Returns the auxiliary losses by their weights (moe.balance_weight, moe.z_weight): what there
- * is to add to the loss. Neither direction allocates or fails. */
+ * is to add to the loss. Neither direction can fail. */
 double mh_layer_forward(const mh_layer *layer, const mh_layer_call *call);
 
 /* After the forward of the same call: the gradients of the loss, with that of the auxiliary losses. */

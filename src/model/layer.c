@@ -3,6 +3,7 @@
 #include "model/model.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct mh_layer {
     mh_ffn ffn, shared;
@@ -80,6 +81,8 @@ void mh_layer_init(const mh_layer *layer, float *weights, uint64_t seed)
 {
     mh_params params = layer->params;
     params.value = weights;
+    memset(weights, 0,
+           (size_t)params.elements * sizeof *weights); /* also between weights: it is copied, too */
     mh_params_init(&params, seed);
 }
 
