@@ -81,8 +81,8 @@ void mh_layer_init(const mh_layer *layer, float *weights, uint64_t seed)
 {
     mh_params params = layer->params;
     params.value = weights;
-    memset(weights, 0,
-           (size_t)params.elements * sizeof *weights); /* also between weights: it is copied, too */
+    /* Also what lies between two: it is copied to bf16 along with them. */
+    memset(weights, 0, (size_t)params.elements * sizeof *weights);
     mh_params_init(&params, seed);
 }
 
