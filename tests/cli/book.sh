@@ -1,0 +1,39 @@
+#!/bin/bash
+# What README.md and the chapters of docs/ give a reader to type: each ```sh block, in order, in a copy of the clone.
+# The chapters are those that docs/README.md lists, and go on where the one before stopped. ```console is for show.
+. "$(dirname "$0")/tiny.sh"
+
+# What is linked is there.
+for page in "$source"/{,docs/,bench/}*.md; do
+    for target in $(grep -o '](\([^)#]*\)' "$page" | sed 's/^](//; /^https*:/d'); do
+        [ -e "$(dirname "$page")/$target" ] || { echo "FAILED: $page links $target, which is not there"; exit 1; }
+    done
+done
+
+# Commands of a file, and before each block where it stands.
+blocks() {
+    awk -v file="$1" '/^```$/ { on = 0 } on { print }
+        /^```sh$/ { on = 1; printf ": \"%s, line %d\"\n", file, NR }' "$source/$1"
+}
+
+# A shell reads them from a file: what a command reads is not the rest of the book.
+read_through() {
+    local name=$1
+    mkdir -p "$name/build"
+    cp -r "$source"/{docs,recipes,src,*.md} "$name/"
+    ln -s "$mhmoe" "$name/build/mhmoe"
+    (cd "$name" && bash -euo pipefail -v ../"$name.sh") >"$name.log" 2>&1 </dev/null && return
+    echo "FAILED: the last command here"
+    tail -n 25 "$name.log"
+    exit 1
+}
+
+blocks README.md >readme.sh
+for chapter in $(sed -n 's/^| \[.*](\([a-z-]*\.md\)).*/\1/p' "$source/docs/README.md"); do
+    blocks "docs/$chapter"
+done >book.sh
+for name in readme book; do
+    [ "$(grep -c '^mhmoe ' $name.sh)" -gt 3 ] || { echo "FAILED: $name has no commands"; exit 1; }
+    read_through $name
+done
+echo "all good"
