@@ -102,6 +102,7 @@ mh_status mh_path_join(char out[MH_PATH], const char *dir, const char *name);
 bool mh_path_exists(const char *path);
 bool mh_path_is_dir(const char *path);
 mh_status mh_make_dirs(const char *path);
+mh_status mh_make_parent(const char *path); /* the folders above it */
 
 /* Reads a whole file of at most `limit` bytes. Release `out` with mh_text_release. */
 mh_status mh_file_read(const char *path, size_t limit, mh_text *out);
@@ -211,6 +212,9 @@ json_t *mh_json_real(double value);
 
 /* Adds "xxh3", the hash of all else in the object as JSON without spaces; `path` is for the error. */
 mh_status mh_json_seal(json_t *object, const char *path);
+
+/* Refuses an object whose "format_version" is missing, or newer than this program knows. */
+mh_status mh_json_check_version(const json_t *object, int newest, const char *path);
 
 /* Refuses an object whose "xxh3" is not that of the rest, and takes it out; one without is fine. */
 mh_status mh_json_check_seal(json_t *object, const char *path);

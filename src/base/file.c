@@ -47,6 +47,13 @@ mh_status mh_make_dirs(const char *path)
     return MH_OK;
 }
 
+mh_status mh_make_parent(const char *path)
+{
+    char parent[MH_PATH];
+    MH_TRY(mh_path_join(parent, "", path));
+    return mh_make_dirs(dirname(parent));
+}
+
 mh_status mh_file_read(const char *path, size_t limit, mh_text *out)
 {
     *out = (mh_text){0};

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <libgen.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -96,15 +95,14 @@ mh_status mh_folder_commit(const char *aside, const char *path)
 
 mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path)
 {
-    char parent[MH_PATH], lock[MH_PATH];
+    char lock[MH_PATH];
     folder->lock = (mh_lock){0}; /* for mh_new_folder_abort */
     MH_TRY(beside(folder->path, path, ""));
-    MH_TRY(beside(parent, path, ""));
     MH_TRY(beside(lock, path, ".lock"));
     if (mh_path_exists(folder->path))
         return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first",
                        folder->path);
-    MH_TRY(mh_make_dirs(dirname(parent)));
+    MH_TRY(mh_make_parent(folder->path));
     MH_TRY(mh_lock_take(&folder->lock, lock));
     mh_status status = mh_folder_begin(folder->aside, path);
     if (status != MH_OK)

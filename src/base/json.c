@@ -118,6 +118,17 @@ mh_status mh_json_seal(json_t *object, const char *path)
     return MH_OK;
 }
 
+mh_status mh_json_check_version(const json_t *object, int newest, const char *path)
+{
+    const json_t *version = json_object_get(object, "format_version");
+    if (!json_is_integer(version) || json_integer_value(version) < 1)
+        return mh_fail(MH_EFORMAT, "%s: no \"format_version\"; this file was not written by mhmoe", path);
+    if (json_integer_value(version) > newest)
+        return mh_fail(MH_EFORMAT, "%s: format version %lld, this program reads up to %d; use a newer mhmoe",
+                       path, (long long)json_integer_value(version), newest);
+    return MH_OK;
+}
+
 mh_status mh_json_check_seal(json_t *object, const char *path)
 {
     char stored[17], hash[17];

@@ -71,10 +71,10 @@ static mh_status read_tensor(mh_tensor *tensor, const char *name, const json_t *
     json_int_t begin = json_integer_value(from), end = json_integer_value(to);
     if (json_array_size(offsets) != 2 || !json_is_integer(from) || !json_is_integer(to) || begin < 0 ||
         (uint64_t)end > size || (uint64_t)(end - begin) != bytes_of(tensor))
-        return mh_fail(
-            MH_EFORMAT,
-            "%s: tensor \"%s\" does not lie within the data, or not with its size: truncated or damaged",
-            path, name);
+        return mh_fail(MH_EFORMAT,
+                       "%s: tensor \"%s\" does not lie within the data, or not with its size; use another "
+                       "copy of the file",
+                       path, name);
     tensor->data = data + begin;
     return MH_OK;
 }
@@ -142,13 +142,16 @@ static mh_status read_tensors(mh_tensors *t, const unsigned char *data, size_t s
     const unsigned char *end = data;
     for (int i = 0; i < t->count; i++) {
         if (t->list[i].data != end)
-            return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" leaves a gap or overlaps the one before: damaged",
-                           path, t->list[i].name);
+            return mh_fail(
+                MH_EFORMAT,
+                "%s: tensor \"%s\" leaves a gap or overlaps the one before; use another copy of the file",
+                path, t->list[i].name);
         end += bytes_of(&t->list[i]);
     }
     if (end != data + size)
-        return mh_fail(MH_EFORMAT, "%s: %zu bytes after the last tensor belong to none: damaged", path,
-                       (size_t)(data + size - end));
+        return mh_fail(MH_EFORMAT,
+                       "%s: %zu bytes after the last tensor belong to none; use another copy of the file",
+                       path, (size_t)(data + size - end));
     MH_TRY(read_metadata(json_object_get(t->header, METADATA), data, size, path));
     copy_misaligned(t); /* counts */
     size_t need = t->copies.used;
@@ -169,7 +172,8 @@ static mh_status read_file(mh_tensors *t, const char *path)
     size_t rest = t->map.size - sizeof length;
     if (length > rest || length > HEADER_LIMIT)
         return mh_fail(MH_EFORMAT,
-                       "%s is truncated or no safetensors file: its header should have %llu of %zu bytes",
+                       "%s is truncated or no safetensors file: its header should have %llu of %zu bytes; "
+                       "use another copy of the file",
                        path, (unsigned long long)length, rest);
     const unsigned char *header = t->map.data + sizeof length;
     char what[MH_PATH + 16];

@@ -155,7 +155,8 @@ static mh_status document(reader *r)
 mh_status mh_yaml_read(const char *path, const char *data, size_t length, mh_yaml_each *each, void *context)
 {
     if (length > SIZE_LIMIT)
-        return mh_fail(MH_EFORMAT, "%s has %zu bytes; at most %d are read as YAML", path, length, SIZE_LIMIT);
+        return mh_fail(MH_EFORMAT, "%s has %zu bytes, and at most %d are read as YAML; name a recipe", path,
+                       length, SIZE_LIMIT);
     reader r = {.path = path,
                 .data = data,
                 .length = length,

@@ -22,7 +22,9 @@ static int run(const mh_analysis *request, const char *output, bool json)
     json_t *analysis = NULL;
     mh_writer out = {0};
     /* a file that cannot be written is told before the work */
-    mh_status status = output != NULL ? mh_writer_open(&out, output) : MH_OK;
+    mh_status status = output != NULL ? mh_make_parent(output) : MH_OK;
+    if (status == MH_OK && output != NULL)
+        status = mh_writer_open(&out, output);
     cli_bar_init(&bar);
     if (status == MH_OK)
         status = mh_analyse(request, &progress, &analysis);
@@ -71,10 +73,9 @@ int cli_analyse(int argc, char **argv)
     const cli_usage usage = {
         .command = argv[0],
         .arguments = "CHECKPOINT...",
-        .summary =
-            "Shows which experts a model sends real text to: their load, which tokens and kinds of text "
-            "they take, which work together, and what a word's sentences change. Of several "
-            "checkpoints of a run, the last is analysed and the others' choices are compared with it.",
+        .summary = "Shows which experts a model sends real text to: their load, which tokens and kinds of "
+                   "text they take, which work together, and what a word's sentences change. Of several "
+                   "checkpoints of a run, the last is analysed and the others' choices are compared with it.",
         .examples =
             "mhmoe analyse runs/demo --input texts/ --label-by file\n"
             "mhmoe analyse runs/demo --input texts.tar.xz --words bank,spring --output analysis.json\n"

@@ -155,8 +155,7 @@ static void print_yardstick(const mh_bench *bench)
            cli_bytes(bench->memory[MH_L3].holds, l3), bench->memory[MH_L3].rate * 1e-9,
            bench->memory[MH_DRAM].rate * 1e-9);
     puts("Medians with [quartiles]. Kept: samples whose probes reach 85 % of the best. time/X 0.5: twice as "
-         "fast as "
-         "X.\n");
+         "fast as X.\n");
 }
 
 /* "AMD EPYC 7543 32-Core" -> FOLDER/amd-epyc-7543-32-core.csv */
@@ -237,9 +236,8 @@ static mh_status parse_shapes(request *q, const char *text)
     int numbers = 0;
     for (int b = 0; b < BENCHMARKS; b++) {
         if (q->wanted[b] && (benchmarks[b].numbers == 0 || (numbers && numbers != benchmarks[b].numbers)))
-            return mh_fail(MH_EUSAGE,
-                           "--shapes goes with one of the benchmarks gemm, experts and layer; name "
-                           "the one that is meant");
+            return mh_fail(MH_EUSAGE, "--shapes goes with one of the benchmarks gemm, experts and layer; "
+                                      "name the one that is meant");
         numbers = q->wanted[b] ? benchmarks[b].numbers : numbers;
     }
     while (*text != '\0') {
@@ -248,8 +246,7 @@ static mh_status parse_shapes(request *q, const char *text)
         if (used == 0 || n[3] > 1024 || q->shapes + loads > SHAPES_MAX)
             return mh_fail(
                 MH_EUSAGE,
-                "--shapes takes a few shapes such as %s, numbers from 1 to 9999999 (experts 1024), "
-                "not '%s'",
+                "--shapes takes a few shapes such as %s, numbers from 1 to 9999999 (experts 1024), not '%s'",
                 numbers == 4 ? "2048x1365x512x8,512x1365x512x8" : "256x1365x512,64x512x512", text);
         for (int l = 0; l < loads; l++)
             q->shape[q->shapes++] = (mh_bench_shape){n[0], n[1], n[2], (int)n[3], (mh_loads)l};
@@ -301,8 +298,8 @@ int cli_bench(int argc, char **argv)
     bool json = false;
     const cli_option options[] = {
         {"shapes", "MxNxK,...",
-         "rows, outputs and inputs instead of the usual ones; experts: MxNxKxE; layer: "
-         "tokens, hidden width, width",
+         "rows, outputs and inputs instead of the usual ones; experts: MxNxKxE; layer: tokens, hidden width, "
+         "width",
          CLI_STRING, &shapes, 0, 0, false},
         {"threads", "N", "threads to use (default: OMP_NUM_THREADS, or all processors)", CLI_INT, &threads, 1,
          1024, false},
@@ -318,9 +315,8 @@ int cli_bench(int argc, char **argv)
         "mhmoe bench",
         "[gemm|experts|layer|step]",
         "Measures matrix products, products by experts, whole layers and training steps, all of them where "
-        "none "
-        "is named. Every figure is a ratio: to a probe of the processor's widest multiply-adds timed right "
-        "before and after, and to rivals that take turns. bench/README.md says how to read them.",
+        "none is named. Every figure is a ratio: to a probe of the processor's widest multiply-adds timed "
+        "right before and after, and to rivals that take turns. bench/README.md says how to read them.",
         "mhmoe bench layer\n"
         "mhmoe bench gemm --shapes 256x1365x512,4096x1365x512 --seconds 2\n"
         "mhmoe bench experts --shapes 2048x1365x512x8 --threads 1 --json",

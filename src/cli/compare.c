@@ -285,10 +285,8 @@ int cli_compare(int argc, char **argv)
         "mhmoe compare",
         "RECIPE.yaml",
         "Trains several models, each with several seeds, on the same batches in the same order, and says "
-        "what "
-        "differs by more than noise, per update, FLOP and second. What the options say may stand in the "
-        "recipe, "
-        "under compare:. Ctrl-C once saves and stops; stopped or killed, it goes on with --resume.",
+        "what differs by more than noise, per update, FLOP and second. What the options say may stand in the "
+        "recipe, under compare:. Ctrl-C once saves and stops; stopped or killed, it goes on with --resume.",
         "mhmoe compare recipes/paper-b-small.yaml\n"
         "mhmoe compare my.yaml --models dense,smoe-top1,mhmoe-h2 --seeds 3 --budget tokens=10e6\n"
         "mhmoe compare my.yaml --models 'mhmoe-h2, head-only=mhmoe-h2 moe.merge=off' --match params,flops\n"

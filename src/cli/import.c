@@ -16,8 +16,7 @@ int cli_import(int argc, char **argv)
         .command = argv[0],
         .arguments = "FORMAT FILE",
         .summary = "Converts the checkpoint of another program. The only FORMAT is llama2c: the .bin files "
-                   "of llama2.c, "
-                   "version 0.",
+                   "of llama2.c, version 0.",
         .examples = "mhmoe import llama2c stories15M.bin --tokenizer tokenizer.model --output stories15M\n"
                     "mhmoe generate stories15M --prompt '' --temperature 0",
         .min_arguments = 2,

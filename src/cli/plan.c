@@ -142,8 +142,7 @@ static int solve_all(const request *r, const char *baseline, int64_t top_k, bool
         return code ? code : printed;
     }
     printf("\nFFN FLOPs of a token and FFN params: all feed-forward layers of %lld layers, MoE every %lld. "
-           "Percentages: an MoE "
-           "layer against the baseline's; %s.\n",
+           "Percentages: an MoE layer against the baseline's; %s.\n",
            (long long)b->layers, (long long)b->every,
            b->count_router ? "router included" : "experts, head and merge layers, as the paper counts");
     return code;
@@ -178,8 +177,7 @@ int cli_plan(int argc, char **argv)
         "mhmoe plan",
         "",
         "Finds, in whole numbers, the expert width and the number of experts of MH-MoE layers that cost as "
-        "many FLOPs "
-        "a token and hold as many parameters as an SMoE baseline, and says what is left over.",
+        "many FLOPs a token and hold as many parameters as an SMoE baseline, and says what is left over.",
         "mhmoe plan --dim 768 --layers 12 --baseline smoe-top1 --experts 8 --ffn 2048\n"
         "mhmoe plan --dim 512 --layers 6 --experts 8 --ffn 1365 --heads 2 --multiple-of 32 --json",
         0,

@@ -62,7 +62,8 @@ int cli_print_json(json_t *json)
     mh_text text = {0};
     mh_status status =
         json ? mh_json_dump(json, true, &text)
-             : mh_fail(MH_EVALUE, "the result cannot be written as JSON: a name in it is not UTF-8");
+             : mh_fail(MH_EVALUE,
+                       "the result cannot be written as JSON: a name in it is not UTF-8; rename that file");
     if (status == MH_OK)
         puts(text.data);
     mh_text_release(&text);

@@ -5,8 +5,10 @@
 /* A run's page stands in its folder, as `mhmoe train` writes it. */
 static mh_status choose_output(char output[MH_PATH], const char *given, const cli_list *runs)
 {
-    if (given)
+    if (given) {
+        MH_TRY(mh_make_parent(given));
         return mh_path_join(output, "", given);
+    }
     if (runs->count > 1)
         return mh_fail(MH_EUSAGE, "of several runs, --output FILE must say where the report goes");
     return mh_path_join(output, runs->item[0], "report.html");
@@ -53,10 +55,9 @@ int cli_report_page(int argc, char **argv)
         "mhmoe report",
         "RUN...",
         "Writes a page about runs, finished or not: curves, results, experts, recipes and cost. It is one "
-        "file "
-        "that opens in any browser without a network. Runs that differ only in train.seed are shown as one "
-        "model with its spread. A folder that is no run, such as "
-        "that of a comparison, stands for the runs in it.",
+        "file that opens in any browser without a network. Runs that differ only in train.seed are shown as "
+        "one model with its spread. A folder that is no run, such as that of a comparison, stands for the "
+        "runs in it.",
         "mhmoe report runs/demo\n"
         "mhmoe report runs/dense-* runs/mhmoe-* --output report.html\n"
         "mhmoe analyse runs/demo --input texts/ --output routing.json\n"

@@ -67,9 +67,10 @@ static void print_table(const entry *entries, int count)
 static json_t *result_json(const entry *e)
 {
     const mh_task_result *r = &e->result;
-    json_t *json = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f}", "items", (json_int_t)r->items, "left_out",
-                             (json_int_t)e->items.left_out, "truncated", (json_int_t)r->truncated, "shots",
-                             (json_int_t)e->items.shots, "seconds", r->seconds, "items_per_second", rate(r));
+    json_t *json =
+        json_pack("{s:I, s:I, s:I, s:I, s:f, s:f}", "questions", (json_int_t)r->items, "left_out",
+                  (json_int_t)e->items.left_out, "truncated", (json_int_t)r->truncated, "shots",
+                  (json_int_t)e->items.shots, "seconds", r->seconds, "questions_per_second", rate(r));
     for (int m = 0; m < r->measures; m++) {
         char name[32];
         snprintf(name, sizeof name, "%s_stderr", r->measured[m].name);
@@ -114,14 +115,16 @@ static mh_status split(const char *names, char **copy, cli_list *list)
 {
     *copy = strdup(names);
     if (*copy == NULL)
-        return mh_fail(MH_EMEMORY, "no memory left for the names of tasks");
+        return mh_fail(MH_EMEMORY, "the system refused memory for the names of tasks");
     char *rest = *copy;
     for (char *name; (name = strsep(&rest, ",")) != NULL;) {
+        name = mh_text_trim(name);
         if (*name == '\0')
             return mh_fail(MH_EUSAGE, "--tasks is \"%s\"; it takes names with single commas between them",
                            names);
         if (list->count == CLI_LIST_MAX)
-            return mh_fail(MH_EUSAGE, "--tasks names more than %d tasks", CLI_LIST_MAX);
+            return mh_fail(MH_EUSAGE, "--tasks names more than %d tasks; ask them in several commands",
+                           CLI_LIST_MAX);
         list->item[list->count++] = name;
     }
     return MH_OK;
@@ -139,10 +142,12 @@ int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision 
     if (status == MH_OK)
         status = split(tasks->names, &copy, &names);
     if (status == MH_OK && (entries = calloc((size_t)names.count, sizeof *entries)) == NULL)
-        status = mh_fail(MH_EMEMORY, "no memory left for %d tasks", names.count);
+        status = mh_fail(MH_EMEMORY, "the system refused memory for %d tasks", names.count);
     /* All files are read before the first is scored: what is wrong with the last is told at once. */
     for (int i = 0; status == MH_OK && i < names.count; i++)
         status = mh_task_load(&entries[i].items, names.item[i], &tasks->options);
+    if (status == MH_OK && tasks->log != NULL)
+        status = mh_make_parent(tasks->log);
     if (status == MH_OK && tasks->log != NULL)
         status = mh_writer_open(&log, tasks->log);
     if (status == MH_OK)

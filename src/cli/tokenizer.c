@@ -56,8 +56,7 @@ static int run_train(int argc, char **argv)
         .command = argv[0],
         .arguments = "",
         .summary = "Trains a SentencePiece tokenizer (BPE with byte fallback, as LLaMA's) that gives every "
-                   "text back "
-                   "exactly. The bytes per token are measured on lines it was not trained on.",
+                   "text back exactly. The bytes per token are measured on lines it was not trained on.",
         .examples =
             "mhmoe tokenizer train --input books.tar.xz --vocab 8192 --output books.model\n"
             "mhmoe tokenizer train --input notes/ more.jsonl --vocab 4096 --output my.model --sample-mb 64",

@@ -236,8 +236,8 @@ int cli_train(int argc, char **argv)
         "mhmoe train",
         "RECIPE.yaml",
         "Trains a model as the recipe says. Ctrl-C once saves a checkpoint and stops; twice stops at once. A "
-        "run "
-        "that was stopped or killed goes on with --resume and ends in the same bytes as one that was not.",
+        "run that was stopped or killed goes on with --resume and ends in the same bytes as one that was "
+        "not.",
         "mhmoe train recipes/demo.yaml --dry-run\n"
         "mhmoe train recipes/demo.yaml\n"
         "mhmoe train recipes/demo.yaml --resume\n"

@@ -41,8 +41,7 @@ int cli_verify(int argc, char **argv)
         "mhmoe verify",
         "FILE.safetensors...",
         "Runs the layer or decoder of reference vector files, forward and backward, and prints the relative "
-        "error of each "
-        "expected tensor and whether the experts chosen and the rows dropped agree.",
+        "error of each expected tensor and whether the experts chosen and the rows dropped agree.",
         "mhmoe verify tests/golden/layer_mhmoe_h2_top2.safetensors\n"
         "mhmoe verify --precision bf16 tests/golden/model_*.safetensors",
         1,

@@ -58,10 +58,10 @@ static mh_status open_corpus(mh_batches *b, corpus *c, const char *folder, const
     if (!mh_path_is_dir(folder))
         return mh_fail(MH_EIO, "there is no data folder %s; make it with `mhmoe data build`", folder);
     if (!mh_path_exists(path))
-        return mh_fail(MH_EIO,
-                       "data folder %s has no %s; build it anew, for a validation part with "
-                       "--valid-fraction over 0",
-                       folder, name);
+        return mh_fail(
+            MH_EIO,
+            "data folder %s has no %s; build it anew, for a validation part with --valid-fraction over 0",
+            folder, name);
     MH_TRY(mh_shard_open(&c->shard, path));
 
     const mh_shard_header *h = c->shard.header;
@@ -79,8 +79,8 @@ static mh_status open_corpus(mh_batches *b, corpus *c, const char *folder, const
     c->sequences = ((int64_t)h->tokens - 1) / b->length;
     if (h->tokens == 0 || c->sequences == 0)
         return mh_fail(MH_EVALUE,
-                       "%s holds %llu tokens, too few for one sequence of %lld and the token after it; "
-                       "add text or choose shorter sequences",
+                       "%s holds %llu tokens, too few for one sequence of %lld and the token after it; add "
+                       "text or choose shorter sequences",
                        path, (unsigned long long)h->tokens, (long long)b->length);
     b->sequences += c->sequences;
     b->tokens += (int64_t)h->tokens;
@@ -139,11 +139,10 @@ static mh_status share_out(mh_batches *b)
     for (int i = 0; i < b->count; i++) {
         pool *p = &b->pools[i];
         if (p->quota == 0)
-            return mh_fail(
-                MH_EVALUE,
-                "data folder %d has weight %g of %g, less than the smallest share of 1/%d; raise it "
-                "or leave the folder out",
-                i + 1, b->corpora[i].weight, sum, MIX_BLOCK);
+            return mh_fail(MH_EVALUE,
+                           "data folder %d has weight %g of %g, less than the smallest share of 1/%d; raise "
+                           "it or leave the folder out",
+                           i + 1, b->corpora[i].weight, sum, MIX_BLOCK);
         *p = (pool){b->corpora[i].first, b->corpora[i].sequences, before, p->quota};
         before += p->quota;
     }

@@ -206,13 +206,12 @@ static mh_status close_shards(builder *b)
         if (b->shard[s].out.file == NULL)
             continue;
         if (b->shard[s].header.documents == 0)
-            return mh_fail(
-                MH_EVALUE,
-                "the %s part would be empty: there are %lld documents of %lld bytes together, and the "
-                "fraction for validation is %g; choose another --valid-fraction (0: no validation "
-                "part) or add text",
-                parts[s], (long long)mh_corpus_where(b->corpus).documents, (long long)b->position,
-                b->build->valid_fraction);
+            return mh_fail(MH_EVALUE,
+                           "the %s part would be empty: there are %lld documents of %lld bytes together, and "
+                           "the fraction for validation is %g; choose another --valid-fraction (0: no "
+                           "validation part) or add text",
+                           parts[s], (long long)mh_corpus_where(b->corpus).documents, (long long)b->position,
+                           b->build->valid_fraction);
         MH_TRY(mh_shard_put(&b->shard[s], &eos, 1));
         MH_TRY(mh_shard_commit(&b->shard[s]));
     }
@@ -239,15 +238,15 @@ static mh_status write_json(const builder *b, const mh_build_result *r)
     json_t *inputs = json_array();
     for (int i = 0; i < b->build->input_count; i++)
         json_array_append_new(inputs, json_path(b->build->inputs[i]));
-    json_t *json =
-        json_pack("{s:s, s:i, s:s, s:i, s:o, s:f, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "format",
-                  "mhmoe data", "version", MH_SHARD_VERSION, "tokenizer", mh_tokenizer_hash(b->tokenizer),
-                  "vocab", mh_tokenizer_vocab(b->tokenizer), "inputs", inputs, "valid_fraction",
-                  b->build->valid_fraction, "split", r->by_blocks ? "blocks" : "documents", "documents",
-                  (json_int_t)r->documents, "tokens", (json_int_t)r->tokens, "bytes", (json_int_t)r->bytes,
-                  "valid_documents", (json_int_t)r->valid_documents, "valid_tokens",
-                  (json_int_t)r->valid_tokens, "valid_bytes", (json_int_t)r->valid_bytes, "invalid_bytes",
-                  (json_int_t)r->invalid, "skipped_files", (json_int_t)r->skipped);
+    json_t *json = json_pack(
+        "{s:s, s:i, s:s, s:i, s:o, s:f, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "format", "mhmoe data",
+        "format_version", MH_SHARD_VERSION, "tokenizer", mh_tokenizer_hash(b->tokenizer), "vocab",
+        mh_tokenizer_vocab(b->tokenizer), "inputs", inputs, "valid_fraction", b->build->valid_fraction,
+        "split", r->by_blocks ? "blocks" : "documents", "documents", (json_int_t)r->documents, "tokens",
+        (json_int_t)r->tokens, "bytes", (json_int_t)r->bytes, "valid_documents",
+        (json_int_t)r->valid_documents, "valid_tokens", (json_int_t)r->valid_tokens, "valid_bytes",
+        (json_int_t)r->valid_bytes, "invalid_bytes", (json_int_t)r->invalid, "skipped_files",
+        (json_int_t)r->skipped);
     if (json == NULL)
         return mh_fail(MH_EMEMORY, "the system refused memory for %s", path);
     mh_status status = mh_json_write(path, json);

@@ -184,11 +184,11 @@ static mh_status next_object(mh_corpus *c, bool *end)
     const json_t *text = json_object_get(object, "text");
     if (!json_is_string(text))
         text = json_object_get(object, "content");
-    mh_status status =
-        json_is_string(text)
-            ? set_text(c, json_string_value(text), json_string_length(text))
-            : mh_fail(MH_EFORMAT, "%s: this line is no object with a string \"text\" or \"content\"",
-                      c->label.data);
+    mh_status status = json_is_string(text) ? set_text(c, json_string_value(text), json_string_length(text))
+                                            : mh_fail(MH_EFORMAT,
+                                                      "%s: this line is no object with a string \"text\" or "
+                                                      "\"content\"; give it one, or take the line out",
+                                                      c->label.data);
     json_decref(object);
     return status;
 }
@@ -221,12 +221,11 @@ mh_status mh_corpus_next(mh_corpus *c, mh_document *document, bool *end)
     *end = true;
     if (c->documents > 0)
         return MH_OK;
-    return mh_fail(
-        MH_EVALUE,
-        "there is no text in %s%s: looked for .txt, .md and .jsonl that are not empty, also as .gz, "
-        ".xz, .zst or .bz2, in files, folders and tars, and passed over %lld other files",
-        c->first_path, c->path_count > 1 ? " and the other inputs" : "",
-        (long long)mh_corpus_where(c).skipped);
+    return mh_fail(MH_EVALUE,
+                   "there is no text in %s%s: looked for .txt, .md and .jsonl that are not empty, also as "
+                   ".gz, .xz, .zst or .bz2, in files, folders and tars, and passed over %lld other files",
+                   c->first_path, c->path_count > 1 ? " and the other inputs" : "",
+                   (long long)mh_corpus_where(c).skipped);
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------------- */
@@ -273,9 +272,8 @@ mh_status mh_corpus_check(const mh_corpus *corpus)
 {
     if (corpus->invalid <= corpus->raw_bytes / 1000)
         return MH_OK;
-    return mh_fail(
-        MH_EFORMAT,
-        "%lld of %lld bytes are not valid UTF-8, more than 0.1 %%; most of them are in %s: convert it "
-        "(for example with `iconv -f latin1 -t utf8`) or leave it out",
-        (long long)corpus->invalid, (long long)corpus->raw_bytes, corpus->worst.data);
+    return mh_fail(MH_EFORMAT,
+                   "%lld of %lld bytes are not valid UTF-8, more than 0.1 %%; most of them are in %s: "
+                   "convert it (for example with `iconv -f latin1 -t utf8`) or leave it out",
+                   (long long)corpus->invalid, (long long)corpus->raw_bytes, corpus->worst.data);
 }

@@ -120,7 +120,7 @@ static mh_status archive_failed(struct archive *a, const char *name)
         return mh_fail_errno("read", name);
     }
     const char *why = archive_error_string(a);
-    return mh_fail(MH_EIO, "cannot read %s: %s; the file may be damaged or cut short", name,
+    return mh_fail(MH_EIO, "cannot read %s: %s; the file may be damaged or cut short: use another copy", name,
                    why != NULL ? why : "unknown error");
 }
 
@@ -223,8 +223,10 @@ mh_status mh_source_next(mh_source *s, mh_source_kind *kind)
         } else if ((archive_format(s->file) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR) {
             MH_TRY(begin_entry(s, e, kind));
         } else if (ends_in(s->file_name, plain_length(s->file_name), ".tar")) {
-            return mh_fail(MH_EFORMAT, "%s is named a tar but does not begin as one; the file may be damaged",
-                           s->file_name);
+            return mh_fail(
+                MH_EFORMAT,
+                "%s is named a tar but does not begin as one; use another copy, or rename it if it is no tar",
+                s->file_name);
         } else {
             MH_TRY(mh_text_printf(&s->name, "%s", s->file_name));
             *kind = kind_of_name(s->file_name) == MH_SOURCE_LINES ? MH_SOURCE_LINES : MH_SOURCE_TEXT;

@@ -225,6 +225,7 @@ static mh_status train(const mh_tokenizer_training *training, const char *path, 
     /* Whether the model can be written is known before the work. The file is not held open through it: it
      * would stay behind if the process were killed. */
     mh_writer attempt;
+    MH_TRY(mh_make_parent(path));
     MH_TRY(mh_writer_open(&attempt, path));
     mh_writer_abort(&attempt);
     Sample sample(training->seed, training->sample_bytes);

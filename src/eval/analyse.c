@@ -201,8 +201,8 @@ static mh_status check_model(const analysis *a)
     if (a->layers == 0)
         return mh_fail(
             MH_EVALUE,
-            "%s is a dense model: it has no experts and routes nothing, so there is nothing to "
-            "analyse; give a checkpoint that was trained with moe.experts or a preset such as mhmoe-h2",
+            "%s is a dense model: it has no experts and routes nothing, so there is nothing to analyse; give "
+            "a checkpoint that was trained with moe.experts or a preset such as mhmoe-h2",
             a->folder);
     if (config->bos < 0 || config->eos < 0)
         return mh_fail(MH_EVALUE,
@@ -373,14 +373,14 @@ static mh_status analyse(analysis *a, json_t **result)
     MH_TRY(read_text(a));
     if (a->spoilt)
         return mh_fail(MH_EVALUE,
-                       "%s: its routers give no numbers but NaN: the weights are spoilt; use an "
-                       "older checkpoint, or precision f32",
+                       "%s: its routers give no numbers but NaN: the weights are spoilt; use an older "
+                       "checkpoint, or precision f32",
                        a->folder);
     json_t *checkpoints = json_array();
     *result =
-        json_pack("{s:s, s:i, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "format", "mhmoe-analysis", "version", 1,
-                  "checkpoint", a->folder, "tokens", (json_int_t)a->done, "layers", layers_json(a), "labels",
-                  labels_json(a), "words",
+        json_pack("{s:s, s:i, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "format", "mhmoe-analysis",
+                  "format_version", MH_ANALYSIS_VERSION, "checkpoint", a->folder, "tokens",
+                  (json_int_t)a->done, "layers", layers_json(a), "labels", labels_json(a), "words",
                   mh_words_json(&a->words, a->routing, a->excerpts.labels > 0 ? a->excerpts.label : NULL),
                   "trace", trace_json(a), "checkpoints", checkpoints);
     if (*result == NULL)

@@ -89,7 +89,7 @@ static mh_status encode(const mh_tokenizer *tokenizer, const mh_config *config, 
 {
     q->choice = calloc((size_t)q->item->count, sizeof *q->choice);
     if (q->choice == NULL)
-        return mh_fail(MH_EMEMORY, "no memory left for the choices of a question");
+        return mh_fail(MH_EMEMORY, "the system refused memory for the choices of a question");
     for (int c = 0; c < q->item->count; c++)
         MH_TRY(encode_choice(tokenizer, config, &q->item->choice[c], work, q, &q->choice[c]));
     q->prefix = common_prefix(q);
@@ -278,7 +278,7 @@ mh_status mh_score_choices(const mh_model *model, const mh_tokenizer *tokenizer,
                        mh_config_noncausal(&model->config));
     question *questions = calloc((size_t)items->count, sizeof *questions);
     if (questions == NULL)
-        return mh_fail(MH_EMEMORY, "no memory left for %lld questions", (long long)items->count);
+        return mh_fail(MH_EMEMORY, "the system refused memory for %lld questions", (long long)items->count);
     int64_t count = 0;
     mh_status status = encode_all(tokenizer, &model->config, items, questions, &count, progress);
     if (status == MH_OK) {

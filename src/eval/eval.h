@@ -340,6 +340,8 @@ typedef struct {
     mh_precision precision;
 } mh_analysis;
 
+enum { MH_ANALYSIS_VERSION = 1 }; /* of the format */
+
 /* *result: the object that docs/formats.md describes under "Analysis", the same for any number of threads.
  * Memory is bounded by the model and the number of labels, not by the text. */
 mh_status mh_analyse(const mh_analysis *analysis, const mh_progress *progress, json_t **result);

@@ -93,8 +93,10 @@ mh_status mh_eval_check(const mh_model *model, const mh_tokenizer *tokenizer)
                        "model.bos is unset, so there is nothing to predict a text's first token from; set "
                        "it in the checkpoint's config.json");
     if (mh_tokenizer_vocab(tokenizer) != config->vocab)
-        return mh_fail(MH_EMISMATCH, "the tokenizer has %d pieces, but the model's vocabulary is %lld",
-                       mh_tokenizer_vocab(tokenizer), (long long)config->vocab);
+        return mh_fail(
+            MH_EMISMATCH,
+            "the tokenizer has %d pieces, but the model's vocabulary is %lld; use the model's own tokenizer",
+            mh_tokenizer_vocab(tokenizer), (long long)config->vocab);
     return MH_OK;
 }
 

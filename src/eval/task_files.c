@@ -34,7 +34,7 @@ static mh_status add_item(mh_items *items, const mh_item *item)
         int64_t capacity = 2 * items->capacity + 64;
         mh_item *grown = realloc(items->item, (size_t)capacity * sizeof *grown);
         if (grown == NULL)
-            return mh_fail(MH_EMEMORY, "no memory left for %lld questions", (long long)capacity);
+            return mh_fail(MH_EMEMORY, "the system refused memory for %lld questions", (long long)capacity);
         items->item = grown;
         items->capacity = capacity;
     }
@@ -81,8 +81,9 @@ static mh_status read_text(reader *r, const char *path)
     for (size_t n = 1; status == MH_OK && kind != MH_SOURCE_NONE && n > 0;) {
         status = mh_source_read(source, block, sizeof block, &n);
         if (status == MH_OK && n > FILE_LIMIT - r->text.length)
-            status = mh_fail(MH_EFORMAT, "%s holds more than %zu MiB; this is no file of questions", path,
-                             FILE_LIMIT >> 20);
+            status =
+                mh_fail(MH_EFORMAT, "%s holds more than %zu MiB and is no file of questions; name another",
+                        path, FILE_LIMIT >> 20);
         if (status == MH_OK)
             status = mh_text_add(&r->text, block, n);
     }
@@ -172,7 +173,8 @@ static mh_status read_list(reader *r)
     MH_TRY(mh_json_parse(&list, r->rest, r->text.length - (size_t)(r->rest - r->text.data), r->items->path));
     mh_status status = MH_OK;
     if (json_array_size(list) == 0)
-        status = mh_fail(MH_EFORMAT, "%s is no list of questions", r->items->path);
+        status = mh_fail(MH_EFORMAT, "%s is no list of questions; give the file as it is published",
+                         r->items->path);
     for (size_t i = 0; status == MH_OK && i < json_array_size(list) && wants_more(r); i++) {
         mh_item item = {.number = r->seen};
         status = take(r, task->format->parse_json(task, json_array_get(list, i), &item, &r->work), &item);

@@ -9,7 +9,7 @@
 
 static mh_status no_memory(void)
 {
-    return mh_fail(MH_EMEMORY, "no memory left for the questions of a task");
+    return mh_fail(MH_EMEMORY, "the system refused memory for the questions of a task");
 }
 
 /* A context of NULL is that of the choices before. */

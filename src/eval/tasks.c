@@ -225,7 +225,8 @@ static mh_status examples_for(mh_text *out, const mh_item *item, const mh_items 
         used++;
     }
     if (used < count)
-        return mh_fail(MH_EVALUE, "%s holds only %lld examples besides the question itself, not %lld",
+        return mh_fail(MH_EVALUE,
+                       "%s holds only %lld examples besides the question itself, not %lld; lower --shots",
                        shots->path, (long long)used, (long long)count);
     return MH_OK;
 }
@@ -365,7 +366,7 @@ mh_status mh_task_log(const mh_items *items, mh_writer *log)
         json_t *json = log_line(items, &items->item[i]);
         line.length = 0;
         status = json ? mh_json_dump(json, false, &line)
-                      : mh_fail(MH_EMEMORY, "no memory left for the log of %s", items->task.name);
+                      : mh_fail(MH_EMEMORY, "the system refused memory for the log of %s", items->task.name);
         if (status == MH_OK)
             status = mh_text_add(&line, "\n", 1);
         if (status == MH_OK)

@@ -184,7 +184,7 @@ static mh_status begin_result(mh_verify_result *result, const mh_tensors *file)
 {
     *result = (mh_verify_result){.passed = true};
     result->tensor = calloc((size_t)mh_tensors_count(file) + 1, sizeof *result->tensor);
-    return result->tensor ? MH_OK : mh_fail(MH_EMEMORY, "no memory for a list of tensors");
+    return result->tensor ? MH_OK : mh_fail(MH_EMEMORY, "the system refused memory for a list of tensors");
 }
 
 /* ---- one layer ----------------------------------------------------------------------------------------- */
@@ -359,7 +359,7 @@ static mh_status decoder_bf16(comparison *c, const decoder_run *reference, const
     decoder_run r = *reference;
     int32_t **choices = calloc((size_t)config->layers, sizeof *choices);
     if (choices == NULL)
-        return mh_fail(MH_EMEMORY, "no memory for %lld layers", (long long)config->layers);
+        return mh_fail(MH_EMEMORY, "the system refused memory for %lld layers", (long long)config->layers);
     for (int64_t i = 0; i < config->layers; i++)
         choices[i] = mh_pass_ffn(reference->pass, i) ? mh_pass_ffn(reference->pass, i)->plan.choice : NULL;
     r.model = NULL, r.pass = NULL;
@@ -399,7 +399,7 @@ static mh_status verify_decoder(comparison *c, mh_precision precision)
         .call = {.token = token, .batch = batch, .rows = rows}, .target = token + n, .nll = numbers};
     mh_status status = MH_OK;
     if (token == NULL || numbers == NULL)
-        status = mh_fail(MH_EMEMORY, "%s: no memory for %lld tokens", c->path, (long long)n);
+        status = mh_fail(MH_EMEMORY, "%s: the system refused memory for %lld tokens", c->path, (long long)n);
     for (int64_t i = 0; status == MH_OK && i < n; i++) {
         token[i] = all[i / rows * (rows + 1) + i % rows];
         token[n + i] = all[i / rows * (rows + 1) + i % rows + 1];

@@ -11,13 +11,16 @@ enum { REACH = 150 /* bytes of a sentence told on either side of the word */ };
 mh_status mh_words_parse(mh_words *w, const char *list)
 {
     for (const char *at = list; *at != '\0';) {
-        size_t length = strcspn(at, ",");
+        at += strspn(at, " ");
+        size_t span = strcspn(at, ","), length = span;
+        while (length > 0 && at[length - 1] == ' ')
+            length--;
         if (length == 0 || length >= MH_WORD_BYTES || w->count == MH_WORDS)
             return mh_fail(MH_EUSAGE,
                            "--words takes up to %d words of up to %d bytes such as bank,spring, not '%s'",
                            MH_WORDS, MH_WORD_BYTES - 1, list);
         memcpy(w->word[w->count++], at, length);
-        at += length + (at[length] == ',');
+        at += span + (at[span] == ',');
     }
     return MH_OK;
 }

@@ -103,8 +103,10 @@ static mh_status check(const mh_generation *g, const mh_config *config, const mh
     if (!(sampler->top_p > 0 && sampler->top_p <= 1))
         return mh_fail(MH_EVALUE, "top_p is %g; it must be over 0 and at most 1 (all)", sampler->top_p);
     if (mh_tokenizer_vocab(tokenizer) != config->vocab)
-        return mh_fail(MH_EMISMATCH, "the tokenizer has %d pieces, but the model's vocabulary is %lld",
-                       mh_tokenizer_vocab(tokenizer), (long long)config->vocab);
+        return mh_fail(
+            MH_EMISMATCH,
+            "the tokenizer has %d pieces, but the model's vocabulary is %lld; use the model's own tokenizer",
+            mh_tokenizer_vocab(tokenizer), (long long)config->vocab);
     return MH_OK;
 }
 
@@ -124,7 +126,7 @@ static mh_status encode_prompt(mh_ids *ids, const mh_config *config, const mh_to
                        (long long)count, (long long)config->context);
     int32_t *room = realloc(ids->id, (size_t)config->context * sizeof *room);
     if (room == NULL)
-        return mh_fail(MH_EMEMORY, "no memory left for %lld tokens", (long long)config->context);
+        return mh_fail(MH_EMEMORY, "the system refused memory for %lld tokens", (long long)config->context);
     memmove(room + start, room, (size_t)ids->count * sizeof *room);
     if (start)
         room[0] = (int32_t)config->bos;
@@ -182,7 +184,8 @@ mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const 
     if (status == MH_OK) {
         work = malloc((size_t)config->vocab * sizeof *work);
         status = work ? write_text(session, tokenizer, generation, &ids, work, &s, result)
-                      : mh_fail(MH_EMEMORY, "no memory left for %lld candidates", (long long)config->vocab);
+                      : mh_fail(MH_EMEMORY, "the system refused memory for %lld candidates",
+                                (long long)config->vocab);
     }
     free(work);
     mh_ids_release(&ids);

@@ -32,7 +32,7 @@ mh_status mh_session_create(mh_session **session, const mh_model *model)
                        mh_config_noncausal(config));
     mh_session *s = calloc(1, sizeof *s);
     if (s == NULL)
-        return mh_fail(MH_EMEMORY, "no memory left for a session");
+        return mh_fail(MH_EMEMORY, "the system refused memory for a session");
     s->model = model;
     s->block = config->context < BLOCK_ROWS ? config->context : BLOCK_ROWS;
     mh_arena count = {0};
@@ -68,14 +68,16 @@ const mh_model *mh_session_model(const mh_session *session)
 static mh_status check_tokens(const mh_config *config, const int32_t *token, int64_t count)
 {
     if (count < 1)
-        return mh_fail(MH_EVALUE, "a session needs at least one token to predict the next from");
+        return mh_fail(MH_EVALUE, "a session needs a token to predict the next from; give at least one");
     if (count > config->context)
-        return mh_fail(MH_EVALUE, "%lld tokens are more than the model's context of %lld", (long long)count,
-                       (long long)config->context);
+        return mh_fail(MH_EVALUE, "%lld tokens are more than the model's context of %lld; give fewer",
+                       (long long)count, (long long)config->context);
     for (int64_t i = 0; i < count; i++)
         if (token[i] < 0 || token[i] >= config->vocab)
-            return mh_fail(MH_EVALUE, "token %d at position %lld is not in the vocabulary of %lld", token[i],
-                           (long long)i, (long long)config->vocab);
+            return mh_fail(MH_EVALUE,
+                           "token %d at position %lld is not in the vocabulary of %lld; encode with the "
+                           "model's own tokenizer",
+                           token[i], (long long)i, (long long)config->vocab);
     return MH_OK;
 }
 

@@ -30,7 +30,7 @@ static mh_status write_config(const mh_model *model, const char *hash, const cha
                              "tokenizer_hash", hash);
     mh_status status = json_object_update(json, config) == 0
                            ? mh_json_seal(json, path)
-                           : mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+                           : mh_fail(MH_EMEMORY, "%s: the system refused memory to write it", path);
     if (status == MH_OK)
         status = mh_json_write(path, json);
     json_decref(json);
@@ -48,7 +48,7 @@ static mh_status write_weights(const mh_model *model, const char *folder)
     json_t *meta = json_pack("{s:s}", "format", "pt"); /* what transformers looks for */
     mh_status status;
     if (tensor == NULL || meta == NULL) {
-        status = mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+        status = mh_fail(MH_EMEMORY, "%s: the system refused memory to write it", path);
     } else {
         for (int i = 0; i < params->count; i++) {
             tensor[i] = describe(&params->list[i]);
@@ -82,12 +82,7 @@ static mh_status check_config(json_t *json, char tokenizer_hash[17], const char 
                        "%s: a checkpoint of architecture \"%s\", but only \"" MODEL_TYPE
                        "\" is read; `mhmoe import` converts the formats it lists",
                        path, type ? type : "(none named)");
-    const json_t *version = json_object_get(json, "format_version");
-    if (!json_is_integer(version) || json_integer_value(version) < 1)
-        return mh_fail(MH_EFORMAT, "%s: no \"format_version\"; this file was not written by mhmoe", path);
-    if (json_integer_value(version) > FORMAT_VERSION)
-        return mh_fail(MH_EFORMAT, "%s: format version %lld, this program reads up to %d; use a newer mhmoe",
-                       path, (long long)json_integer_value(version), FORMAT_VERSION);
+    MH_TRY(mh_json_check_version(json, FORMAT_VERSION, path));
     const char *hash = json_string_value(json_object_get(json, "tokenizer_hash"));
     if (hash == NULL || (strlen(hash) != 0 && strlen(hash) != 16))
         return mh_fail(MH_EFORMAT, "%s: \"tokenizer_hash\" must be 16 hexadecimal digits or empty", path);
@@ -100,7 +95,10 @@ mh_status mh_checkpoint_config(mh_config *config, char tokenizer_hash[17], const
     char path[MH_PATH];
     MH_TRY(mh_path_join(path, folder, CONFIG_FILE));
     if (!mh_path_exists(path))
-        return mh_fail(MH_EIO, "%s: no " CONFIG_FILE " in it, so it is not a checkpoint folder", folder);
+        return mh_fail(MH_EIO,
+                       "%s: no " CONFIG_FILE
+                       " in it, so it is not a checkpoint; name a run folder or a checkpoint",
+                       folder);
     json_t *json;
     MH_TRY(mh_json_read(&json, path));
     mh_status status = check_config(json, tokenizer_hash, path);
@@ -126,11 +124,15 @@ static mh_status check_tensor(const mh_param *param, const mh_tensor *found, con
     mh_tensor want = describe(param);
     char is[96], should[96];
     if (found == NULL)
-        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" is missing, which %s asks for", path, want.name, who);
+        return mh_fail(MH_EMISMATCH,
+                       "%s: tensor \"%s\" is missing, which %s asks for; give weights of the same model",
+                       path, want.name, who);
     if (found->rank != want.rank ||
         memcmp(found->shape, want.shape, (size_t)want.rank * sizeof *want.shape) != 0)
-        return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has shape [%s], but %s asks for [%s]", path,
-                       want.name, shape_text(found, is), who, shape_text(&want, should));
+        return mh_fail(
+            MH_EMISMATCH,
+            "%s: tensor \"%s\" has shape [%s], but %s asks for [%s]; give weights of the same model", path,
+            want.name, shape_text(found, is), who, shape_text(&want, should));
     if (found->type != MH_F32 && found->type != MH_BF16)
         return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" is of type %s; weights are F32 or BF16", path,
                        want.name, mh_type_name(found->type));
@@ -145,8 +147,10 @@ static mh_status check_tensors(const mh_params *params, const mh_tensors *tensor
     for (int i = 0; i < mh_tensors_count(tensors); i++) {
         const char *name = mh_tensors_at(tensors, i)->name;
         if (mh_params_find(params, name) < 0)
-            return mh_fail(MH_EMISMATCH, "%s: tensor \"%s\" has no place in the model that %s asks for", path,
-                           name, who);
+            return mh_fail(MH_EMISMATCH,
+                           "%s: tensor \"%s\" has no place in the model that %s asks for; give weights of "
+                           "the same model",
+                           path, name, who);
     }
     return MH_OK;
 }
@@ -160,7 +164,7 @@ static mh_status check_config_tensors(const mh_config *config, const mh_tensors 
     listed.capacity = counted.count;
     listed.list = calloc((size_t)counted.count, sizeof *listed.list);
     if (listed.list == NULL)
-        return mh_fail(MH_EMEMORY, "%s: no memory left to read it", path);
+        return mh_fail(MH_EMEMORY, "%s: the system refused memory to read it", path);
     mh_model_register(&shell, &listed);
     mh_status status = check_tensors(&listed, tensors, CONFIG_FILE, path);
     free(listed.list);
@@ -220,7 +224,9 @@ static mh_status read_tokenizer(mh_tokenizer **tokenizer, const mh_config *confi
     MH_TRY(mh_tokenizer_load(tokenizer, path));
     MH_TRY(check_hash(mh_tokenizer_hash(*tokenizer), hash, "its " TOKENIZER_FILE, folder));
     if (mh_tokenizer_vocab(*tokenizer) != config->vocab)
-        return mh_fail(MH_EMISMATCH, "%s: " TOKENIZER_FILE " has %d pieces, but the model's vocabulary %lld",
+        return mh_fail(MH_EMISMATCH,
+                       "%s: " TOKENIZER_FILE
+                       " has %d pieces, but the model's vocabulary %lld; use the tokenizer of the training",
                        folder, mh_tokenizer_vocab(*tokenizer), (long long)config->vocab);
     return MH_OK;
 }
@@ -284,12 +290,16 @@ static bool has_model(const char *folder, const char *name)
 
 mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
 {
-    char config[MH_PATH], checkpoints[MH_PATH], newest[256] = "";
+    char config[MH_PATH], compare[MH_PATH], checkpoints[MH_PATH], newest[256] = "";
     MH_TRY(mh_path_join(config, path, CONFIG_FILE));
     if (mh_path_exists(config)) {
         snprintf(folder, MH_PATH, "%s", path);
         return MH_OK;
     }
+    MH_TRY(mh_path_join(compare, path, "compare.json"));
+    if (mh_path_exists(compare))
+        return mh_fail(MH_EIO, "%s: a comparison of several models; name one of its runs, %s/MODEL/seed-N",
+                       path, path);
     MH_TRY(mh_path_join(checkpoints, path, "checkpoints"));
     DIR *dir = opendir(checkpoints);
     if (dir == NULL)
@@ -303,7 +313,7 @@ mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
             snprintf(newest, sizeof newest, "%s", entry->d_name);
     closedir(dir);
     if (*newest == '\0')
-        return mh_fail(MH_ESTATE, "%s: no checkpoint in it yet; the run has not reached its first",
+        return mh_fail(MH_ESTATE, "%s: no checkpoint in it yet; wait until the run has reached its first",
                        checkpoints);
     return mh_path_join(folder, checkpoints, newest);
 }

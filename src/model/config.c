@@ -66,8 +66,7 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
     {"baseline_experts", "8", "experts of the SMoE top-1 model that presets match", MH_OPTION_INT,
      MOE(baseline_experts), 1, 4096, NULL, 0},
     {"beta", "0",
-     "share of heads * model.ffn_dim that mhmoe-a's experts are wide; 0: as many parameters as the "
-     "baseline",
+     "share of heads * model.ffn_dim that mhmoe-a's experts are wide; 0: as many parameters as the baseline",
      MH_OPTION_FLOAT, MOE(beta), 0, 1, NULL, 0},
     {"capacity_factor", "0", "an expert takes at most factor * top_k * ceil(rows/experts) rows; 0: no limit",
      MH_OPTION_FLOAT, MOE(capacity_factor), 0, 1000, NULL, 0},
@@ -128,15 +127,17 @@ mh_status mh_check_divides(const char *whole_name, int64_t whole, const char *pa
                    (long long)above);
 }
 
+/* The row's default: whether it was set cannot be seen, for recipes in effect hold every key. */
+static const double usual_bias_rate = 0.001;
+
 /* Settings that contradict each other. */
 static mh_status check_routing(const mh_moe_config *m)
 {
     static const char *const second[] = {"all", "random", "sampling"};
     static const char *const balance[] = {MH_BALANCINGS(NAME)};
     if (m->renormalize && m->top_k == 1)
-        return mh_fail(MH_EVALUE,
-                       "moe.renormalize and moe.top_k 1 contradict each other: every gate would be "
-                       "1 and the router cut off from the loss; set one of them otherwise");
+        return mh_fail(MH_EVALUE, "moe.renormalize and moe.top_k 1 contradict each other: every gate would "
+                                  "be 1 and the router cut off from the loss; set one of them otherwise");
     if (m->second_expert != MH_SECOND_ALL && m->top_k != 2)
         return mh_fail(MH_EVALUE,
                        "moe.second_expert %s needs moe.top_k 2, but it is %lld; set one of them otherwise",
@@ -153,10 +154,14 @@ static mh_status check_routing(const mh_moe_config *m)
                        "moe.balance %s has no loss to weigh, but moe.balance_weight is %g; set it to 0, or "
                        "moe.balance to gshard",
                        balance[m->balance], m->balance_weight);
-    if (m->score == MH_SCORE_SIGMOID && m->balance == MH_BALANCING_GSHARD)
+    if (m->balance != MH_BALANCING_BIAS && m->bias_rate != usual_bias_rate)
         return mh_fail(MH_EVALUE,
-                       "moe.score sigmoid and moe.balance gshard contradict each other: that loss is about "
-                       "probabilities that sum to 1; set moe.balance to bias or none");
+                       "moe.balance %s has no bias to move, but moe.bias_rate is %g; leave that out, or set "
+                       "moe.balance to bias",
+                       balance[m->balance], m->bias_rate);
+    if (m->score == MH_SCORE_SIGMOID && m->balance == MH_BALANCING_GSHARD)
+        return mh_fail(MH_EVALUE, "moe.score sigmoid and moe.balance gshard contradict each other: that loss "
+                                  "is about probabilities that sum to 1; set moe.balance to bias or none");
     if (m->score == MH_SCORE_SIGMOID && m->z_weight > 0)
         return mh_fail(MH_EVALUE,
                        "moe.score sigmoid and moe.z_weight %g contradict each other: that loss is about the "
@@ -178,11 +183,10 @@ static mh_status check_moe(const mh_config *c)
                        "moe.every %lld makes none of the %lld layers an MoE layer; use at most model.layers",
                        (long long)m->every, (long long)c->layers);
     if (m->shared_ffn_dim && !m->shared_experts)
-        return mh_fail(
-            MH_EVALUE,
-            "moe.shared_ffn_dim %lld is a width of shared experts, but moe.shared_experts is 0; set "
-            "it, or leave the width out",
-            (long long)m->shared_ffn_dim);
+        return mh_fail(MH_EVALUE,
+                       "moe.shared_ffn_dim %lld is a width of shared experts, but moe.shared_experts is 0; "
+                       "set it, or leave the width out",
+                       (long long)m->shared_ffn_dim);
     return check_routing(m);
 }
 
@@ -218,7 +222,9 @@ mh_status mh_config_resolve(mh_config *c)
             "model.attention_heads %lld must divide model.dim %lld into an even width (rotary turns pairs)",
             (long long)c->attention_heads, (long long)c->dim);
     if (c->attention_heads % c->kv_heads != 0)
-        return mh_fail(MH_EVALUE, "model.kv_heads %lld does not divide model.attention_heads %lld",
+        return mh_fail(MH_EVALUE,
+                       "model.kv_heads %lld does not divide model.attention_heads %lld; choose a divisor, or "
+                       "0 for as many",
                        (long long)c->kv_heads, (long long)c->attention_heads);
     if (c->vocab < 2)
         return mh_fail(MH_EVALUE,

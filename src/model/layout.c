@@ -79,7 +79,7 @@ mh_status mh_model_create(mh_model **model, const mh_config *config, mh_precisio
 {
     mh_model *m = calloc(1, sizeof *m);
     if (m == NULL)
-        return mh_fail(MH_EMEMORY, "no memory for a model");
+        return mh_fail(MH_EMEMORY, "the system refused memory for a model");
     m->config = *config;
     m->precision = precision;
     m->ops = mh_cpu_ops();
@@ -249,7 +249,7 @@ mh_status mh_pass_create(mh_pass **pass, const mh_model *model, mh_pass_shape sh
 {
     mh_pass *p = calloc(1, sizeof *p);
     if (p == NULL)
-        return mh_fail(MH_EMEMORY, "no memory for a pass");
+        return mh_fail(MH_EMEMORY, "the system refused memory for a pass");
     p->shape = shape;
     p->layers = model->config.layers;
     mh_status status =

@@ -39,7 +39,7 @@ static mh_status config_of(mh_config *config, const header *h, const char *file)
                   h->context, "ffn_dim", h->hidden, "vocab", (json_int_t)llabs(h->vocab), "tied_embeddings",
                   h->vocab > 0, "bos", LLAMA2C_BOS, "eos", LLAMA2C_BOS, "moe");
     if (json == NULL)
-        return mh_fail(MH_EMEMORY, "%s: no memory left to read it", file);
+        return mh_fail(MH_EMEMORY, "%s: the system refused memory to read it", file);
     mh_status status = mh_config_from_json(config, json, file);
     json_decref(json);
     return status;
@@ -89,13 +89,15 @@ static mh_status read_model(mh_model **model, const char *file)
     mh_status status;
     MH_TRY(mh_map_open(&map, file));
     if (map.size < sizeof h) {
-        status = mh_fail(MH_EFORMAT, "%s: %zu bytes are too few for a llama2.c model", file, map.size);
+        status = mh_fail(MH_EFORMAT,
+                         "%s: %zu bytes are too few for a llama2.c model; use another copy of the file", file,
+                         map.size);
         goto done;
     }
     memcpy(&h, map.data, sizeof h);
     status = config_of(&config, &h, file);
     if (status != MH_OK) {
-        status = mh_fail_in(status, "not a llama2.c model of version 0");
+        status = mh_fail_in(status, "not a llama2.c model of version 0, such as its export.py writes");
         goto done;
     }
     int64_t floats = mh_count_params(&config).total + config.context * mh_config_head_dim(&config);

@@ -247,6 +247,7 @@ mh_status mh_preset_apply(mh_config *c)
     if (row == NULL)
         return unknown(c->preset);
     MH_TRY(row->apply(c, number));
+    unsigned seen = 0;
     for (const char *at = c->preset + length; *at != '\0'; at += length) {
         length = 1 + strcspn(at + 1, "+");
         row = find(suffixes, SUFFIXES, at, length, &number);
@@ -255,6 +256,11 @@ mh_status mh_preset_apply(mh_config *c)
                 MH_EVALUE,
                 "model.preset \"%.100s\": there is no \"%.100s\"; 'mhmoe presets' lists what there is",
                 c->preset, at);
+        unsigned bit = 1u << (row - suffixes);
+        if (seen & bit)
+            return mh_fail(MH_EVALUE, "model.preset \"%.100s\": \"%s\" stands in it twice; leave one out",
+                           c->preset, row->name);
+        seen |= bit;
         MH_TRY(row->apply(c, number));
     }
     return MH_OK;

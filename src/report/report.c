@@ -24,14 +24,17 @@ static void add_comparison(content *c, const char *folder)
     json_t *json;
     if (mh_path_join(path, folder, "compare.json") != MH_OK || !mh_path_exists(path))
         return;
-    if (mh_json_read(&json, path) != MH_OK) {
+    mh_status status = mh_json_read(&json, path);
+    if (status == MH_OK)
+        status = mh_json_check_version(json, MH_COMPARISON_VERSION, path);
+    if (status == MH_OK) {
+        json_t *shown = json_pack("{s:o}", "path", mh_report_text(folder, strlen(folder)));
+        json_object_set(shown, "table", json_object_get(json, "table"));
+        json_object_set(shown, "text", json_object_get(json, "text"));
+        json_array_append_new(c->comparisons, shown);
+    } else {
         json_array_append_new(c->problems, mh_report_text(mh_message(), strlen(mh_message())));
-        return;
     }
-    json_t *shown = json_pack("{s:o}", "path", mh_report_text(folder, strlen(folder)));
-    json_object_set(shown, "table", json_object_get(json, "table"));
-    json_object_set(shown, "text", json_object_get(json, "text"));
-    json_array_append_new(c->comparisons, shown);
     json_decref(json);
 }
 
@@ -109,11 +112,15 @@ static mh_status read_analysis(json_t **analysis, const char *path)
 {
     MH_TRY(mh_json_read(analysis, path));
     const char *format = json_string_value(json_object_get(*analysis, "format"));
-    if (format && strcmp(format, "mhmoe-analysis") == 0)
+    mh_status status =
+        format && strcmp(format, "mhmoe-analysis") == 0
+            ? mh_json_check_version(*analysis, MH_ANALYSIS_VERSION, path)
+            : mh_fail(MH_EFORMAT, "%s is no analysis; give a file made by 'mhmoe analyse'", path);
+    if (status == MH_OK)
         return MH_OK;
     json_decref(*analysis);
     *analysis = NULL;
-    return mh_fail(MH_EFORMAT, "%s is no analysis; give a file made by 'mhmoe analyse'", path);
+    return status;
 }
 
 /* Recipes say what differs from these. */

@@ -13,11 +13,10 @@ static mh_status check_name(const char *name)
     size_t length = strlen(name);
     if (length > 0 && length < MH_ARM_NAME && name[0] != '.' && strspn(name, fit) == length)
         return MH_OK;
-    return mh_fail(
-        MH_EVALUE,
-        "compare.models: \"%.100s\" cannot be the name of a model, for it names a folder; use up to "
-        "%d letters, digits and . _ + -",
-        name, MH_ARM_NAME - 1);
+    return mh_fail(MH_EVALUE,
+                   "compare.models: \"%.100s\" cannot be the name of a model, for it names a folder; use up "
+                   "to %d letters, digits and . _ + -",
+                   name, MH_ARM_NAME - 1);
 }
 
 /* "mhmoe-h2" or "head-only=mhmoe-h2 moe.merge=off": cuts `words` up. */
@@ -40,8 +39,7 @@ static mh_status read_arm(mh_arm *arm, char *words)
         if (equals == NULL)
             return mh_fail(
                 MH_EVALUE,
-                "%s: \"%.100s\" is no setting; write NAME=PRESET KEY=VALUE ..., and commas between "
-                "models",
+                "%s: \"%.100s\" is no setting; write NAME=PRESET KEY=VALUE ..., and commas between models",
                 where, word);
         *equals = '\0';
         MH_TRY(mh_options_set(&mh_recipe_options, &arm->recipe, word, equals + 1, where));
@@ -162,12 +160,11 @@ static mh_status match(mh_arm *arm, const mh_arm *to, mh_match what)
     double flops = feed_forward_flops(to), params = feed_forward_params(to);
     double other_flops = feed_forward_flops(arm) - arm->flops.experts;
     if (what != MH_MATCH_PARAMS && other_flops >= flops)
-        return mh_fail(
-            MH_EVALUE,
-            "model %s cannot match the FLOPs of %s: without its routed experts it costs %.0f a token in "
-            "feed-forward layers, and %s with them %.0f; take it out, or set its head layers or "
-            "shared experts otherwise",
-            arm->name, to->name, other_flops, to->name, flops);
+        return mh_fail(MH_EVALUE,
+                       "model %s cannot match the FLOPs of %s: without its routed experts it costs %.0f a "
+                       "token in feed-forward layers, and %s with them %.0f; take it out, or set its head "
+                       "layers or shared experts otherwise",
+                       arm->name, to->name, other_flops, to->name, flops);
     if (what != MH_MATCH_PARAMS)
         m->ffn_dim = scaled(m->ffn_dim, flops, other_flops, arm->flops.experts, 8);
     count_cost(arm);
@@ -197,9 +194,9 @@ mh_status mh_arms_read(mh_arm **arms, int *count, const mh_recipe *recipe, const
     *count = 0;
     const char *list = recipe->compare.models;
     if (!list[0])
-        return mh_fail(MH_EVALUE,
-                       "no models are named; give --models dense,smoe-top1,mhmoe-h2 or compare.models "
-                       "in the recipe");
+        return mh_fail(
+            MH_EVALUE,
+            "no models are named; give --models dense,smoe-top1,mhmoe-h2 or compare.models in the recipe");
     int most = 1;
     for (const char *comma = list; (comma = strchr(comma, ',')) != NULL; comma++)
         most++;

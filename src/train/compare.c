@@ -32,8 +32,9 @@ static mh_status read_sets(mh_comparison *c, char *list)
         snprintf(set->path, sizeof set->path, "%s", path);
         for (int i = 0; i < c->sets; i++)
             if (strcmp(c->set[i].name, name) == 0)
-                return mh_fail(MH_EVALUE, "compare.valid: two texts are called %s%s", name,
-                               i == 0 ? ", which is the name of the validation part" : "");
+                return mh_fail(MH_EVALUE,
+                               "compare.valid: two texts are called %s%s; give one of them another name",
+                               name, i == 0 ? ", which is the name of the validation part" : "");
         mh_corpus *corpus; /* found missing only after the first training, it would be late */
         MH_TRY(mh_corpus_open(&corpus, &path, 1));
         mh_corpus_close(corpus);
@@ -59,7 +60,8 @@ static mh_status find_baseline(mh_comparison *c)
     const char *name = c->recipe.compare.baseline;
     for (c->baseline = 0; name[0] && strcmp(c->arm[c->baseline].name, name) != 0;)
         if (++c->baseline == c->arms)
-            return mh_fail(MH_EVALUE, "compare.baseline: none of the models %s is called %s",
+            return mh_fail(MH_EVALUE,
+                           "compare.baseline: none of the models %s is called %s; name one of them",
                            c->recipe.compare.models, name);
     return MH_OK;
 }
@@ -70,7 +72,9 @@ static mh_status name_folder(mh_comparison *c)
     if (output[0])
         return mh_path_join(c->folder, "", output);
     int length = snprintf(c->folder, sizeof c->folder, "%s-compare", c->recipe.train.run);
-    return length < (int)sizeof c->folder ? MH_OK : mh_fail(MH_EVALUE, "train.run is too long a name");
+    return length < (int)sizeof c->folder
+               ? MH_OK
+               : mh_fail(MH_EVALUE, "train.run is too long a name; shorten it, or give --output");
 }
 
 static mh_status make_runs(comparer *m)
@@ -168,11 +172,10 @@ static mh_status enter(comparer *m, bool resume)
         return mh_fail(MH_ESTATE, "%s: this is the folder of a single run; choose another --output",
                        c->folder);
     if (!resume && mh_path_exists(recipe))
-        return mh_fail(
-            MH_ESTATE,
-            "%s: a comparison is in this folder already; go on with it by --resume, choose another "
-            "--output, or remove it",
-            c->folder);
+        return mh_fail(MH_ESTATE,
+                       "%s: a comparison is in this folder already; go on with it by --resume, choose "
+                       "another --output, or remove it",
+                       c->folder);
     if (resume)
         MH_TRY(mh_recipe_compare(&c->recipe, recipe));
     return write_recipe(c, recipe);
@@ -258,10 +261,10 @@ static mh_status measure_valid(const mh_comparison *c, mh_compare_run *run)
     mh_point last = curve.count ? curve.point[curve.count - 1] : (mh_point){0};
     mh_curve_release(&curve);
     if (last.step != steps)
-        return mh_fail(MH_EFORMAT,
-                       "%s/metrics.jsonl: no evaluation after update %lld in it; remove the folder "
-                       "and --resume",
-                       run->folder, (long long)steps);
+        return mh_fail(
+            MH_EFORMAT,
+            "%s/metrics.jsonl: no evaluation after update %lld in it; remove the folder and --resume",
+            run->folder, (long long)steps);
     run->loss[0] = last.loss;
     return MH_OK;
 }

@@ -185,15 +185,15 @@ static mh_status check_schedule(mh_train_config *t)
     if (t->warmup >= t->steps)
         return mh_fail(
             MH_EVALUE,
-            "train.warmup %lld leaves none of train.steps %lld at full rate; use fewer, for example "
-            "%lld",
+            "train.warmup %lld leaves none of train.steps %lld at full rate; use fewer, for example %lld",
             (long long)t->warmup, (long long)t->steps, (long long)(t->steps / 10));
     if (t->schedule != MH_SCHEDULE_WSD)
         return MH_OK;
     t->decay_steps = t->decay_steps ? t->decay_steps : (t->steps + 4) / 5;
     if (t->warmup + t->decay_steps > t->steps)
         return mh_fail(MH_EVALUE,
-                       "train.warmup %lld and train.decay_steps %lld are together over train.steps %lld",
+                       "train.warmup %lld and train.decay_steps %lld are together over train.steps %lld; "
+                       "lower one of them",
                        (long long)t->warmup, (long long)t->decay_steps, (long long)t->steps);
     return MH_OK;
 }
@@ -280,11 +280,10 @@ mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path)
     if (status == MH_OK)
         status = mh_recipe_value(recipe, key, &now);
     if (status == MH_OK)
-        status =
-            mh_fail(MH_EMISMATCH,
-                    "%s may not change when a run is resumed: it was %s (%s) and is now %s; restore it, or "
-                    "start another run with --init-from",
-                    key, before.data, path, now.data);
+        status = mh_fail(MH_EMISMATCH,
+                         "%s may not change when a run is resumed: it was %s (%s) and is now %s; restore it, "
+                         "or start another run with --init-from",
+                         key, before.data, path, now.data);
     mh_text_release(&before);
     mh_text_release(&now);
     return status;

@@ -292,8 +292,7 @@ static void tell_design(const digest *d, json_t *text)
     if (seeds == 1)
         ADD(text,
             "Each model was trained once, with seed %lld, all on the same batches in the same order. One "
-            "seed "
-            "gives no interval: nothing here tells a difference from noise; three seeds do.",
+            "seed gives no interval: nothing here tells a difference from noise; three seeds do.",
             (long long)first);
     else
         ADD(text,
@@ -383,11 +382,11 @@ static json_t *results_of(const digest *d)
         json_array_append_new(models, model_json(d, i));
     for (int i = 0; i < c->sets; i++)
         json_array_append_new(sets, json_pack("{s:s, s:s}", "name", c->set[i].name, "path", c->set[i].path));
-    return json_pack("{s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:o, s:o, s:o, s:o, s:o}", "format_version", 1,
-                     "folder", c->folder, "baseline", d->baseline, "data", c->data, "runs", c->runs,
-                     "finished", d->finished, "failed", d->failed, "confidence", CONFIDENCE, "baseline_loss",
-                     mh_json_real(d->target), "sets", sets, "models", models, "table", table_of(d), "text",
-                     text_of(d));
+    return json_pack("{s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:o, s:o, s:o, s:o, s:o}", "format_version",
+                     MH_COMPARISON_VERSION, "folder", c->folder, "baseline", d->baseline, "data", c->data,
+                     "runs", c->runs, "finished", d->finished, "failed", d->failed, "confidence", CONFIDENCE,
+                     "baseline_loss", mh_json_real(d->target), "sets", sets, "models", models, "table",
+                     table_of(d), "text", text_of(d));
 }
 
 mh_status mh_compare_results(const mh_comparison *comparison, json_t **json)
@@ -396,7 +395,9 @@ mh_status mh_compare_results(const mh_comparison *comparison, json_t **json)
     *json = NULL;
     mh_status status = digest_init(&d, comparison);
     if (status == MH_OK && (*json = results_of(&d)) == NULL)
-        status = mh_fail(MH_EVALUE, "the results cannot be written as JSON: a name in them is not UTF-8");
+        status =
+            mh_fail(MH_EVALUE,
+                    "the results cannot be written as JSON: a name in them is not UTF-8; rename that file");
     digest_release(&d);
     return status;
 }

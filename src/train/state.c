@@ -82,7 +82,7 @@ static mh_status write_moments(const mh_model *model, const mh_optimizer *optimi
     char(*name)[MOMENT_NAME] = calloc(2 * (size_t)count, sizeof *name);
     mh_status status;
     if (tensor == NULL || name == NULL) {
-        status = mh_fail(MH_EMEMORY, "%s: no memory left to write it", path);
+        status = mh_fail(MH_EMEMORY, "%s: the system refused memory to write it", path);
     } else {
         for (int i = 0; i < count; i++) {
             const mh_param *param = &model->params.list[i];
@@ -153,10 +153,7 @@ static double number_or_nan(const json_t *json, const char *key)
 /* With its checksum right, a file of this version needs no further doubt. */
 static mh_status check_state(json_t *json, const char *path)
 {
-    json_int_t version = json_integer_value(json_object_get(json, "format_version"));
-    if (version > FORMAT_VERSION)
-        return mh_fail(MH_EFORMAT, "%s: format version %lld, this program reads up to %d; use a newer mhmoe",
-                       path, (long long)version, FORMAT_VERSION);
+    MH_TRY(mh_json_check_version(json, FORMAT_VERSION, path));
     if (json_object_get(json, "xxh3") == NULL)
         return mh_fail(MH_EFORMAT, "%s: no checksum \"xxh3\" in it: the file is damaged", path);
     return mh_json_check_seal(json, path);
@@ -214,11 +211,10 @@ static mh_status check_identity(const char *is, const char *should, const char *
 {
     if (strcmp(is, should) == 0)
         return MH_OK;
-    return mh_fail(
-        MH_EMISMATCH,
-        "%s: written by a run with another %s (identity %s, now %s); resume with what it was trained "
-        "with, or start another run with --init-from",
-        folder, what, is, should);
+    return mh_fail(MH_EMISMATCH,
+                   "%s: written by a run with another %s (identity %s, now %s); resume with what it was "
+                   "trained with, or start another run with --init-from",
+                   folder, what, is, should);
 }
 
 /* Damage is MH_EFORMAT or MH_EIO; a sound checkpoint of another run is MH_EMISMATCH. */
@@ -268,8 +264,9 @@ static mh_status load_newest(const char *run, const int64_t *step, int count, mh
     }
     if (i < 0)
         return mh_fail(MH_EFORMAT,
-                       "%s/checkpoints: none of its %d checkpoints can be used; the last one tried: %s", run,
-                       count, skipped->data);
+                       "%s/checkpoints: none of its %d checkpoints can be used; start another run with --set "
+                       "train.run=FOLDER. What is wrong with them: %s",
+                       run, count, skipped->data);
     optimizer->step = step[i];
     while (++i < count)
         MH_TRY(set_aside(run, step[i]));

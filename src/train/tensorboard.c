@@ -139,7 +139,7 @@ mh_status mh_events_open(mh_events **events, const char *folder, int64_t step)
     *events = NULL;
     mh_events *e = calloc(1, sizeof *e);
     if (e == NULL)
-        return mh_fail(MH_EMEMORY, "%s: no memory left for an event file", folder);
+        return mh_fail(MH_EMEMORY, "%s: the system refused memory for an event file", folder);
     char host[65] = "", name[160];
     gethostname(host, sizeof host - 1);
     /* TensorBoard reads a folder's files in the order of their names; the pid tells two starts within a

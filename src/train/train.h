@@ -387,6 +387,8 @@ mh_status mh_compare(const mh_recipe *recipe, bool resume, const mh_compare_watc
 
 /* ---- results.c: what came out, as numbers and in words ------------------------------------------------- */
 
+enum { MH_COMPARISON_VERSION = 1 }; /* of the format */
+
 /* The content of compare.json (docs/formats.md): what the finished runs say. The caller owns *json. */
 mh_status mh_compare_results(const mh_comparison *comparison, json_t **json);
 
