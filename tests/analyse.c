@@ -324,7 +324,7 @@ static void test_words(void **state)
     const char *path = tiny_path("sea.txt"), *folder = make_checkpoint("words", 256, 6, 51);
     OK(mh_file_write(path, text, strlen(text)));
     json_t *json;
-    OK(analyse(folder, path, (mh_analysis){.threshold = -1, .words = "sea,dog,moon"}, &json));
+    OK(analyse(folder, path, (mh_analysis){.threshold = -1, .words = "sea, dog ,moon"}, &json));
     NEAR(json, "words.0.found", 3);
     NEAR(json, "words.1.found", 1);
     NEAR(json, "words.2.found", 0);

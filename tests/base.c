@@ -271,6 +271,9 @@ static void paths(void **state)
     assert_true(mh_path_exists("dirs/file"));
     assert_false(mh_path_is_dir("dirs/file"));
     FAILS(MH_EIO, "dirs/file", mh_make_dirs("dirs/file/c"));
+    OK(mh_make_parent("dirs/c/d/file"));
+    assert_true(mh_path_is_dir("dirs/c/d") && !mh_path_exists("dirs/c/d/file"));
+    OK(mh_make_parent("file"));
 
     /* The reason is that of mkdir. Root may write everywhere, so the test is nobody for a moment. */
     assert_true(mkdir("dirs/closed", 0555) == 0 && chmod(".", 0755) == 0);
@@ -895,7 +898,7 @@ static void damaged_files_are_refused(void **state)
         FAILS(MH_EFORMAT,
               length < 8            ? "has only"
               : length < 8 + header ? "is truncated"
-                                    : "truncated or damaged",
+                                    : "or not with its size",
               mh_tensors_open(&t, "bad.safetensors"));
         assert_null(t);
     }
@@ -1048,6 +1051,32 @@ static void json_seals(void **state)
     json_decref(json);
 }
 
+static void json_versions(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *sentence;
+    } cases[] = {
+        {"{\"format_version\": 2}", NULL},
+        {"{\"format_version\": 1}", NULL},
+        {"{\"format_version\": 3}",
+         "x.json: format version 3, this program reads up to 2; use a newer mhmoe"},
+        {"{\"format_version\": 0}", "x.json: no \"format_version\""},
+        {"{\"format_version\": \"1\"}", "no \"format_version\""},
+        {"{\"version\": 1}", "no \"format_version\""},
+        {"[1]", "no \"format_version\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *json;
+        OK(mh_json_parse(&json, cases[i].text, strlen(cases[i].text), "x.json"));
+        if (cases[i].sentence)
+            FAILS(MH_EFORMAT, cases[i].sentence, mh_json_check_version(json, 2, "x.json"));
+        else
+            OK(mh_json_check_version(json, 2, "x.json"));
+        json_decref(json);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1070,6 +1099,7 @@ int main(void)
         cmocka_unit_test(machine),
         cmocka_unit_test(json),
         cmocka_unit_test(json_seals),
+        cmocka_unit_test(json_versions),
         cmocka_unit_test(yaml_is_flattened),
         cmocka_unit_test(yaml_refusals_name_the_line),
         cmocka_unit_test(options_are_set),

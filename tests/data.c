@@ -349,7 +349,7 @@ static void test_training(void **state)
     FAILS(MH_EVALUE, "choose at least", train_words("words.txt", 270, 1 << 20, 1, "no.model"));
     FAILS(MH_EVALUE, "choose at most", train_words("words.txt", 30000, 1 << 20, 1, "no.model"));
     int most = atoi(strstr(mh_message(), "choose at most ") + 15);
-    OK(train_words("words.txt", most, 1 << 20, 1, "most.model"));
+    OK(train_words("words.txt", most, 1 << 20, 1, "new/folder/most.model"));
     put("empty.txt", "\n\n\n");
     FAILS(MH_EVALUE, "no line of text", train_words("empty.txt", 300, 1 << 20, 1, "no.model"));
     FAILS(MH_EIO, "nowhere.txt", train_words("nowhere.txt", 300, 1 << 20, 1, "no.model"));
@@ -361,8 +361,9 @@ static void test_training(void **state)
 
     /* That the model cannot be written is found before any text is read. */
     int reports = 0;
-    FAILS(MH_EIO, "absent/no.model",
-          mh_tokenizer_train(&training, "absent/no.model",
+    OK(mh_file_write("file", "", 0));
+    FAILS(MH_EIO, "cannot create folder file",
+          mh_tokenizer_train(&training, "file/no.model",
                              &(mh_progress){.report = count_reports, .context = &reports}, NULL));
     assert_int_equal(reports, 0);
 

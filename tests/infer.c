@@ -88,7 +88,7 @@ static void session_refuses(void **state)
     OK(mh_session_create(&session, model));
     OK(mh_session_sync(session, token, 3));
     memcpy(kept, mh_session_logits(session), sizeof kept);
-    FAILS(MH_EVALUE, "at least one token", mh_session_sync(session, token, 0));
+    FAILS(MH_EVALUE, "give at least one", mh_session_sync(session, token, 0));
     FAILS(MH_EVALUE, "20 tokens are more than the model's context of 16",
           mh_session_sync(session, token, 20));
     token[1] = TINY_VOCAB;
@@ -529,7 +529,7 @@ static void checkpoint_tensors(void **state)
     OK(mh_path_join(path, folder, "model.safetensors"));
     OK(mh_remove_tree(path));
     FAILS(MH_EIO, "model.safetensors", try(folder));
-    FAILS(MH_EIO, "not a checkpoint folder", try(tiny_path("nowhere")));
+    FAILS(MH_EIO, "so it is not a checkpoint", try(tiny_path("nowhere")));
     mh_model_free(model);
 }
 
@@ -599,6 +599,9 @@ static void newest_of_a_run(void **state)
     FAILS(MH_EIO, "neither a checkpoint", mh_checkpoint_locate(tiny_path("run"), folder));
     OK(mh_make_dirs(tiny_path("run/checkpoints")));
     FAILS(MH_ESTATE, "no checkpoint in it yet", mh_checkpoint_locate(tiny_path("run"), folder));
+    OK(mh_make_dirs(tiny_path("several")));
+    OK(mh_file_write(tiny_path("several/compare.json"), "{}", 2));
+    FAILS(MH_EIO, "several/MODEL/seed-N", mh_checkpoint_locate(tiny_path("several"), folder));
     static const char *const names[] = {"step-000009", "step-000100", "step-1000000.tmp", "step-x",
                                         "step-000099"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

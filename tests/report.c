@@ -242,7 +242,7 @@ static void folders_stand_for_the_runs_in_them(void **state)
     }
     write_recipe("many", "train.seed=1"); /* which does not make it a run */
     write_file("many", "compare.json",
-               "{\"table\":{\"columns\":[\"m\"],\"rows\":[[\"b\"]]},\"text\":\"none\"}");
+               "{\"format_version\":1,\"table\":{\"columns\":[\"m\"],\"rows\":[[\"b\"]]},\"text\":\"none\"}");
     const char *path = at("many"), *output = at("many/report.html");
     OK(mh_report_write(output, &path, 1, NULL, NULL, NULL));
     char *page = read_page(output);
@@ -257,11 +257,14 @@ static void folders_stand_for_the_runs_in_them(void **state)
     json_decref(data);
     free(page);
 
-    write_file("many", "compare.json", "{");
-    json_t *summary;
-    OK(mh_report_write(output, &path, 1, NULL, NULL, &summary));
-    assert_true(complains(summary, "compare.json"));
-    json_decref(summary);
+    static const char *const bad[] = {"{", "{\"format_version\":2}"};
+    for (int i = 0; i < 2; i++) {
+        json_t *summary;
+        write_file("many", "compare.json", bad[i]);
+        OK(mh_report_write(output, &path, 1, NULL, NULL, &summary));
+        assert_true(complains(summary, "compare.json"));
+        json_decref(summary);
+    }
 }
 
 static void what_is_no_run_is_refused(void **state)
@@ -278,6 +281,10 @@ static void what_is_no_run_is_refused(void **state)
           mh_report_write(output, &paths[2], 1, at("other/other.json"), NULL, NULL));
     assert_false(mh_path_exists(output));
     FAILS(MH_EIO, "folder", mh_report_write(folder, &paths[2], 1, NULL, NULL, NULL));
+    write_file("other", "newer.json", "{\"format\":\"mhmoe-analysis\",\"format_version\":2}");
+    const char *whole = at("whole");
+    FAILS(MH_EFORMAT, "newer.json: format version 2, this program reads up to 1",
+          mh_report_write(output, &whole, 1, at("other/newer.json"), NULL, NULL));
 }
 
 static int setup(void **state)

@@ -154,7 +154,7 @@ static mh_status check_routing(const mh_moe_config *m)
                        "moe.balance %s has no loss to weigh, but moe.balance_weight is %g; set it to 0, or "
                        "moe.balance to gshard",
                        balance[m->balance], m->balance_weight);
-    if (m->balance != MH_BALANCING_BIAS && m->bias_rate != usual_bias_rate)
+    if (m->balance != MH_BALANCING_BIAS && m->bias_rate > 0 && m->bias_rate != usual_bias_rate)
         return mh_fail(MH_EVALUE,
                        "moe.balance %s has no bias to move, but moe.bias_rate is %g; leave that out, or set "
                        "moe.balance to bias",

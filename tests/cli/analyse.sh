@@ -50,4 +50,4 @@ refuses 1 'nowhere' nowhere run --input texts
 refuses 2 '--label-by takes file or folder' run --input texts --label-by name
 refuses 2 '--words takes up to 16 words' run --input texts --words ,
 refuses 2 '--tokens takes a whole number' run --input texts --tokens 0
-refuses 1 'nowhere' run --input texts --output nowhere/a.json
+refuses 1 'cannot create folder tiny.yaml' run --input texts --output tiny.yaml/a.json

@@ -57,6 +57,10 @@ for model in dense smoe-top1 head-only; do
 done
 echo "the same figures after 8 kills"
 
+# It is no model, but knows where there are some.
+if "$mhmoe" generate parts --prompt The 2>no.err; then exit 1; fi
+grep -q 'name one of its runs, parts/MODEL/seed-N' no.err
+
 # Of a finished one nothing is made again.
 compare parts --resume --json >again.json 2>again.err
 if grep -q ' step ' again.err; then exit 1; fi

@@ -107,7 +107,7 @@ expect 1 'has no rte_dev.tsv' "$mhmoe" eval nowhere --tasks rte --data .
 expect 1 'corpus.jsonl:1: it has no string "query"' "$mhmoe" eval nowhere --tasks corpus.jsonl
 echo '{"query": "Q", "choices": ["a", "b"], "gold": 0}' >own.jsonl
 expect 1 'nowhere' "$mhmoe" eval nowhere --tasks own.jsonl
-expect 1 'cannot write' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples nowhere/log
+expect 1 'cannot create folder corpus.jsonl' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples corpus.jsonl/log
 expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
 expect 1 'nowhere' "$mhmoe" info nowhere
 expect 1 'nowhere' "$mhmoe" verify nowhere.safetensors

@@ -110,7 +110,7 @@ def analysis():
                      "labels": [{"label": "prose", "share": 0.5, "lift": 1.2}]}] * 4}
     at = [{"layer": i, "heads": heads} for i in (1, 3)]
     return {
-        "format": "mhmoe-analysis", "version": 1, "checkpoint": "run", "tokens": 100,
+        "format": "mhmoe-analysis", "format_version": 1, "checkpoint": "run", "tokens": 100,
         "layers": [{"layer": i, **layer} for i in (1, 3)],
         "trace": {"tokens": [{"text": text, "layers": at} for text in ("The", " fox", HOSTILE, "\n")]},
         "words": [{"word": "fox", "found": 2, "layers": [{"layer": i, "changed": 0.5, "heads": [0.5, 0.5]} for i in (1, 3)],

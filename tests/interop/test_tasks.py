@@ -202,7 +202,7 @@ class Tasks(unittest.TestCase):
             datasets.load_dataset = load
 
         for name in TASKS:
-            self.assertEqual(ours[name]["items"], QUESTIONS)
+            self.assertEqual(ours[name]["questions"], QUESTIONS)
             self.assertEqual(ours[name]["left_out"], 0)
             figures = {key.removesuffix(",none"): value for key, value in theirs[f"{name}_again"].items() if key.endswith(",none")}
             self.assertIn("acc_stderr", figures)
