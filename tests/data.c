@@ -1228,7 +1228,7 @@ static void test_batches_refusals(void **state)
     FAILS(MH_EVALUE, "name is missing", mh_batches_open(&b, "fa,=3", "train", 7, 1, NULL));
 
     mh_tokenizer *other;
-    OK(mh_tokenizer_load(&other, "most.model"));
+    OK(mh_tokenizer_load(&other, "new/folder/most.model"));
     OK(mh_make_dirs("fo"));
     put_shard("fo/train.tokens", other, (const int32_t[]){2, 5, 6, 7, 8, 9, 10, 2}, 8);
     FAILS(MH_EMISMATCH, "fo/train.tokens was made with another tokenizer",

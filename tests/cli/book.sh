@@ -1,6 +1,6 @@
 #!/bin/bash
-# What README.md and the chapters of docs/ give a reader to type: each ```sh block, in order, in a copy of the clone.
-# The chapters are those that docs/README.md lists, and go on where the one before stopped. ```console is for show.
+# What README.md and the chapters of docs/ give a reader to type: each ```sh block, in order, in a copy of the clone,
+# each chapter where the one before stopped. ```console is for show.
 . "$(dirname "$0")/tiny.sh"
 
 # What is linked is there.
@@ -29,8 +29,8 @@ read_through() {
 }
 
 blocks README.md >readme.sh
-for chapter in $(sed -n 's/^| \[.*](\([a-z-]*\.md\)).*/\1/p' "$source/docs/README.md"); do
-    blocks "docs/$chapter"
+for chapter in first-run own-data recipes comparing report evaluating; do
+    blocks "docs/$chapter.md"
 done >book.sh
 for name in readme book; do
     [ "$(grep -c '^mhmoe ' $name.sh)" -gt 3 ] || { echo "FAILED: $name has no commands"; exit 1; }
