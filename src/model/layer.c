@@ -34,7 +34,7 @@ mh_status mh_layer_of(mh_layer **layer, const mh_config *config, mh_precision pr
     mh_layer *l = calloc(1, sizeof *l);
     *layer = NULL;
     if (l == NULL)
-        return mh_fail(MH_EMEMORY, "no memory for a layer");
+        return mh_fail(MH_EMEMORY, "the system refused memory for a layer");
     l->type = precision == MH_PRECISION_BF16 ? MH_BF16 : MH_F32;
     mh_ffns_register(&l->ffn, &l->shared, &counted, config, moe, "");
     params_layout(&l->params, &count, counted.count);

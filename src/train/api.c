@@ -28,7 +28,7 @@ mh_status mh_trainer_create(mh_trainer **trainer, const mh_recipe *recipe, const
     mh_trainer *t = calloc(1, sizeof *t);
     *trainer = NULL;
     if (t == NULL)
-        return mh_fail(MH_EMEMORY, "no memory for a trainer");
+        return mh_fail(MH_EMEMORY, "the system refused memory for a trainer");
     t->recipe = *recipe;
     t->tokenizer = tokenizer;
     mh_status status = create(t, weights);

@@ -119,7 +119,7 @@ mh_status mh_recipe_load(mh_recipe **recipe, const char *path)
     mh_recipe *r = malloc(sizeof *r);
     *recipe = NULL;
     if (r == NULL)
-        return mh_fail(MH_EMEMORY, "no memory for a recipe");
+        return mh_fail(MH_EMEMORY, "the system refused memory for a recipe");
     mh_status status = mh_recipe_read(r, path, NULL, 0);
     if (status == MH_OK)
         *recipe = r;
