@@ -19,6 +19,21 @@ install:
 	cmake --build build
 	cmake --install build
 
+# A Debian package, build-package/mhmoe_VERSION_ARCHITECTURE.deb; and its trial in a clean system (root; five minutes).
+package: deps-build deps-package
+	cmake --preset package >/dev/null
+	cmake --build build-package
+	cd build-package && cpack
+
+package-test: package deps-package-test
+	tests/package.sh build-package/mhmoe_*.deb
+
+# A build without what can be left out, beside the whole one.
+bare: deps-build all
+	cmake --preset bare >/dev/null
+	cmake --build build-bare
+	tests/cli/bare.sh build build-bare
+
 # The quick tests under the sanitizers.
 asan: deps-build
 	cmake --preset asan >/dev/null
@@ -75,4 +90,4 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install asan tsan fuzz interop bench bench-peers bench-peers-current bench-memory format layers docs
+.PHONY: all check demo install package package-test bare asan tsan fuzz interop bench bench-peers bench-peers-current bench-memory format layers docs

@@ -19,7 +19,9 @@ json_t *cli_libraries(void)
     json_object_set_new(list, "oneDNN", json_sprintf("%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch));
 #endif
     json_object_set_new(list, "OpenMP", json_sprintf("%d", _OPENMP));
+#ifdef SENTENCEPIECE_VERSION
     json_object_set_new(list, "SentencePiece", json_string(SENTENCEPIECE_VERSION));
+#endif
     json_object_set_new(list, "jansson", json_string(jansson_version_str()));
     json_object_set_new(list, "libyaml", json_string(yaml_get_version_string()));
     json_object_set_new(list, "libarchive", json_string(archive_version_string() + strlen("libarchive ")));

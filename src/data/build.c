@@ -293,6 +293,8 @@ static mh_status run(builder *b, mh_build_result *result)
         return mh_fail(MH_EVALUE, "the fraction for validation is %g; choose one from 0 to 0.5",
                        build->valid_fraction);
     MH_TRY(mh_tokenizer_load(&b->tokenizer, build->tokenizer));
+    /* Without SentencePiece the sentence about that is to come now, not in a thread. */
+    MH_TRY(mh_tokenizer_encode(b->tokenizer, "", 0, &(mh_ids){0}));
     MH_TRY(mh_new_folder_begin(&b->folder, build->output));
     mh_status status = fill(b, result);
     if (status == MH_OK)

@@ -4,18 +4,14 @@
 
 #include "base/base.h"
 
-/* ---- tokenizer.cc: SentencePiece behind a C face ------------------------------------------------------- */
+/* ---- tokenizer.cc: SentencePiece behind a C face; tokenizer_none.c: what is left without it ------------ */
 
 /* Loading, encoding and decoding are public: see mhmoe.h. A model must give every text back: one without byte
  * pieces is refused, and a normalisation stored in it is not applied. Encoding is lossless for all valid
  * UTF-8 (U+2581, SentencePiece's own sign for a space, becomes three byte pieces); decoding may end within a
- * character. A loaded tokenizer is immutable and shared between threads. */
+ * character. A loaded tokenizer is immutable and shared between threads. Without SentencePiece one loads, so
+ * that models train on token files and carry it along, but neither encodes nor decodes. */
 mh_status mh_tokenizer_from_bytes(mh_tokenizer **tokenizer, const void *data, size_t bytes, const char *what);
-
-/* What `tokenizer train` puts behind a model: a field that others pass over, with a hash of all before it. A
- * model that ends in such a field is refused where the hash is wrong. */
-#define MH_TOKENIZER_SEAL 12
-void mh_tokenizer_seal(const void *model, size_t bytes, char seal[MH_TOKENIZER_SEAL]);
 
 /* Identity: 16 hex digits of the file's bytes; and the file itself, for checkpoints. */
 const char *mh_tokenizer_hash(const mh_tokenizer *tokenizer);
@@ -25,9 +21,6 @@ const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer, size_t *bytes);
  * that LLaMA puts before every text. Parts cut by mh_utf8_cut give the tokens of the whole. */
 mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *text, size_t length, bool start,
                                    mh_ids *ids);
-
-/* Appends `count` ids as they are. */
-mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count);
 
 /* The bytes that one id adds in the middle of a text (streaming); a byte piece gives one byte. */
 mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text);
@@ -52,6 +45,19 @@ typedef struct {
  * control pieces (<unk> 0, <s> 1, </s> 2), and writes it to `path`. `result` may be NULL. */
 mh_status mh_tokenizer_train(const mh_tokenizer_training *training, const char *path,
                              const mh_progress *progress, mh_tokenizer_trained *result);
+
+/* ---- tokenizer_file.c: reading it; the hash at its end ------------------------------------------------- */
+
+/* What `tokenizer train` puts behind a model: a field that others pass over, with a hash of all before it. A
+ * model that ends in such a field is refused where the hash is wrong. */
+#define MH_TOKENIZER_SEAL 12
+void mh_tokenizer_seal(const void *model, size_t bytes, char seal[MH_TOKENIZER_SEAL]);
+mh_status mh_tokenizer_check_seal(const void *file, size_t bytes, const char *what);
+
+/* ---- ids.c: lists of tokens ---------------------------------------------------------------------------- */
+
+/* Appends `count` ids as they are. */
+mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count);
 
 /* ---- utf8.c: valid text, and where to cut it ----------------------------------------------------------- */
 

@@ -11,9 +11,6 @@ extern "C" {
 #include "data/data.h"
 }
 
-/* Files larger than this are no tokenizers. */
-static const size_t MODEL_LIMIT = (size_t)256 << 20;
-
 /* SentencePiece writes a space as U+2581, and cannot tell that character in the text from a space. */
 static const char SPACE_SIGN[] = "\xe2\x96\x81";
 enum { SPACE_SIGN_BYTES = 3 };
@@ -32,10 +29,6 @@ enum { SEGMENT = 4096 };
 static const char DENORMALIZER[] = "\x2a\x02" NO_CHARSMAP; /* denormalizer_spec, 2 bytes */
 static const char NORMALIZER[] = "\x1a\x06" NO_CHARSMAP KEEP_SPACES ESCAPE_SPACES;
 static const char PREFIXLESS[] = "\x1a\x08" NO_CHARSMAP KEEP_SPACES ESCAPE_SPACES NO_DUMMY_PREFIX;
-
-/* Of the seal: number 2048, of those that the format leaves to others, and its length. */
-static const char SEAL_FIELD[] = "\x82\x80\x01\x08";
-enum { SEAL_FIELD_BYTES = 4 };
 
 struct mh_tokenizer {
     std::string file;
@@ -75,28 +68,6 @@ static std::string reason(const sentencepiece::util::Status &status)
     if (!why.empty() && why.back() == '.')
         why.pop_back();
     return why.empty() ? "it is damaged or another kind of file" : why;
-}
-
-mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count)
-{
-    if (ids->count + count > ids->capacity) {
-        int64_t capacity = ids->capacity * 2 + count + 16;
-        void *grown = realloc(ids->id, (size_t)capacity * sizeof *ids->id);
-        if (grown == NULL)
-            return mh_fail(MH_EMEMORY, "the system refused memory for %lld tokens", (long long)capacity);
-        ids->id = (int32_t *)grown;
-        ids->capacity = capacity;
-    }
-    for (int64_t i = 0; i < count; i++)
-        ids->id[ids->count++] = id[i];
-    return MH_OK;
-}
-
-void mh_ids_release(mh_ids *ids)
-{
-    free(ids->id);
-    ids->id = NULL;
-    ids->count = ids->capacity = 0;
 }
 
 /* ---- loading ------------------------------------------------------------------------------------------- */
@@ -155,31 +126,9 @@ static mh_status probe(const mh_tokenizer *t, const char *what)
     return status;
 }
 
-void mh_tokenizer_seal(const void *model, size_t bytes, char seal[MH_TOKENIZER_SEAL])
-{
-    uint64_t hash = mh_hash(model, bytes);
-    memcpy(seal, SEAL_FIELD, SEAL_FIELD_BYTES);
-    memcpy(seal + SEAL_FIELD_BYTES, &hash, sizeof hash);
-}
-
-/* SentencePiece loads a third of all damaged models, with other pieces or scores: only a hash can tell. */
-static mh_status check_seal(const std::string &file, const char *what)
-{
-    if (file.size() < MH_TOKENIZER_SEAL)
-        return MH_OK;
-    size_t bytes = file.size() - MH_TOKENIZER_SEAL;
-    char seal[MH_TOKENIZER_SEAL];
-    mh_tokenizer_seal(file.data(), bytes, seal);
-    bool sealed = memcmp(file.data() + bytes, SEAL_FIELD, SEAL_FIELD_BYTES) == 0;
-    if (sealed && memcmp(file.data() + bytes, seal, sizeof seal) != 0)
-        return mh_fail(MH_EFORMAT, "%s is damaged: its checksum is wrong; use another copy of the file",
-                       what);
-    return MH_OK;
-}
-
 static mh_status load(mh_tokenizer *t, const char *what)
 {
-    MH_TRY(check_seal(t->file, what));
+    MH_TRY(mh_tokenizer_check_seal(t->file.data(), t->file.size(), what));
     sentencepiece::SentencePieceProcessor with_prefix;
     std::string file = t->file + std::string(DENORMALIZER, sizeof DENORMALIZER - 1);
     auto loaded = with_prefix.LoadFromSerializedProto(file + std::string(NORMALIZER, sizeof NORMALIZER - 1));
@@ -220,16 +169,6 @@ mh_status mh_tokenizer_from_bytes(mh_tokenizer **tokenizer, const void *data, si
             delete t;
         return status;
     });
-}
-
-mh_status mh_tokenizer_load(mh_tokenizer **tokenizer, const char *path)
-{
-    *tokenizer = NULL;
-    mh_text file = {};
-    MH_TRY(mh_file_read(path, MODEL_LIMIT, &file));
-    mh_status status = mh_tokenizer_from_bytes(tokenizer, file.data, file.length, path);
-    mh_text_release(&file);
-    return status;
 }
 
 void mh_tokenizer_free(mh_tokenizer *tokenizer)

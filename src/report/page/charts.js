@@ -1,5 +1,7 @@
 /* ---- charts.js: curves with bands, by Chart.js --------------------------------------------------------------- */
 
+const haveCharts = 'Chart' in window; /* else this mhmoe was built without, and figures are told in words */
+
 const drawn = new Set(); /* what is drawn again when the theme changes */
 
 const faint = (hex, share) => hex + Math.round(255 * share).toString(16).padStart(2, '0');
@@ -76,7 +78,7 @@ function swatch(line) {
 function figure(make) {
   const title = el('h3'), note = el('p', {class: 'muted'}, 'There is nothing to show.');
   const canvas = el('canvas', {role: 'img'});
-  const box = el('div', {class: 'chart'}, canvas), names = el('div', {class: 'legend'});
+  const box = haveCharts ? el('div', {class: 'chart'}, canvas) : el('p'), names = el('div', {class: 'legend'});
   const whole = el('figure', {}, title, box, names, note);
   let chart = null;
   const draw = () => {
@@ -91,7 +93,8 @@ function figure(make) {
     chart = null;
     if (box.hidden) return;
     canvas.setAttribute('aria-label', describe(spec));
-    chart = new Chart(canvas, configuration(spec));
+    if (haveCharts) chart = new Chart(canvas, configuration(spec));
+    else box.textContent = describe(spec);
   };
   drawn.add(draw);
   return {element: whole, draw};

@@ -58,9 +58,12 @@ function start() {
   document.getElementById('title').textContent = title;
   document.getElementById('subtitle').textContent = subtitle();
   document.getElementById('colophon').textContent =
-    `Written by mhmoe ${report.version} on ${report.written}. This file needs no network.`;
-  Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
-  Chart.defaults.font.size = 12;
+    `Written by mhmoe ${report.version} on ${report.written}. This file needs no network.` +
+    (haveCharts ? '' : ' It was built without Chart.js: its figures are told in words.');
+  if (haveCharts) {
+    Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
+    Chart.defaults.font.size = 12;
+  }
   startTheme();
   const sections = [problemsSection, resultsSection, curvesSection, expertsSection, routingSection, tokensSection,
     wordsSection, settingsSection, costSection].map(tried).filter(Boolean);
