@@ -34,18 +34,31 @@ bare: deps-build all
 	cmake --build build-bare
 	tests/cli/bare.sh build build-bare
 
-# The quick tests under the sanitizers.
+# Every test under the sanitizers, but for one that measures how well a model learns.
 asan: deps-build
 	cmake --preset asan >/dev/null
 	cmake --build build-asan
-	$(TEST) build-asan -L quick
+	$(TEST) build-asan -E cli_precision
 
-# clang's OpenMP with archer, which tells ThreadSanitizer where OpenMP's threads wait for one another.
+# clang's OpenMP with archer, which tells ThreadSanitizer where OpenMP's threads wait for one another. The runs that
+# are killed and resumed (cli_resume) have one thread.
 tsan: deps-build deps-dev
 	cmake --preset tsan >/dev/null
 	cmake --build build-tsan
 	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -E 'cli_(precision|resume)'
+
+# A short training under valgrind.
+valgrind: deps-build deps-dev all
+	tests/cli/valgrind.sh build
+
+# What clang-tidy (.clang-tidy) and gcc -fanalyzer find: nothing.
+tidy: deps-build deps-dev
+	cmake --preset clang >/dev/null
+	cmake --build build-clang --target commit
+	tools/tidy build-clang
+	cmake --preset analyzer >/dev/null
+	cmake --build build-analyzer --target mhmoe-program
 
 # Each reader against libFuzzer's inputs for FUZZ_SECONDS, under the sanitizers (docs/testing.md).
 FUZZ_SECONDS ?= 60
@@ -90,4 +103,4 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install package package-test bare asan tsan fuzz interop bench bench-peers bench-peers-current bench-memory format layers docs
+.PHONY: all check demo install package package-test bare asan tsan valgrind tidy fuzz interop bench bench-peers bench-peers-current bench-memory format layers docs

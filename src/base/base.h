@@ -18,6 +18,11 @@ mh_status mh_fail(mh_status status, const char *format, ...) __attribute__((form
 /* Puts "context: " in front of the stored sentence and returns `status`. */
 mh_status mh_fail_in(mh_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__ /* it sees one file at a time, and would think that failures may be MH_OK */
+#    define mh_fail(status, ...)    (mh_fail(status, __VA_ARGS__), (status))
+#    define mh_fail_in(status, ...) (mh_fail_in(status, __VA_ARGS__), (status))
+#endif
+
 /* A failed system call: "cannot DOING PATH: what errno says; remedy". Returns MH_EIO or MH_EMEMORY. */
 mh_status mh_fail_errno(const char *doing, const char *path);
 

@@ -5,6 +5,9 @@
 #include <stdarg.h>
 #include <string.h>
 
+#undef mh_fail
+#undef mh_fail_in
+
 /* Room for two long paths and what is to be said about them. */
 #define MESSAGE (2 * MH_PATH + 1024)
 

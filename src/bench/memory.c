@@ -54,7 +54,8 @@ static double cache_bytes(int level)
         double size = 1024 * strtod(text, NULL);
         read_property(i, "shared_cpu_map", text);
         int each = sharers(text);
-        return size * ((mh_threads() + each - 1) / each);
+        int copies = (mh_threads() + each - 1) / each;
+        return size * copies;
     }
     return 0;
 }

@@ -154,7 +154,7 @@ int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision 
         status = score_all(tasks, checkpoint, precision, entries, names.count, &log);
 
     int code = cli_report(status); /* tasks that were complete before it was stopped still count */
-    if (status == MH_OK || (status == MH_EINTERRUPTED && entries[0].scored)) {
+    if (status == MH_OK || (status == MH_EINTERRUPTED && entries != NULL && entries[0].scored)) {
         if (tasks->log != NULL && mh_writer_commit(&log) != MH_OK)
             code = cli_report(MH_EIO);
         if (!json)

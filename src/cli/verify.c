@@ -61,7 +61,7 @@ int cli_verify(int argc, char **argv)
     for (int i = 0; i < files.count; i++) {
         mh_verify_result result;
         if (mh_verify(files.item[i], precision, &result) != MH_OK) {
-            code = cli_report(MH_EFORMAT);
+            cli_report(MH_EFORMAT);
             continue;
         }
         if (json)

@@ -150,10 +150,10 @@ static mh_status read_records(reader *r)
         mh_item item = {.number = r->seen, .line = r->line + 1};
         mh_status status = MH_OK;
         int n = 0;
-        while (n < lines && r->rest != NULL) { /* all of them, so that the next record starts behind */
+        do { /* all of them, so that the next record starts behind */
             mh_status of_line = next_line(r, &line[n++]);
             status = status == MH_OK ? of_line : status;
-        }
+        } while (n < lines && r->rest != NULL);
         if (status == MH_OK && n == 1 && line[0][strspn(line[0], " \t")] == '\0')
             continue; /* a blank line is no question */
         if (status == MH_OK && n < lines)

@@ -27,7 +27,7 @@ mh_status mh_words_parse(mh_words *w, const char *list)
 
 void mh_words_layout(mh_words *w, mh_arena *arena)
 {
-    size_t most = (size_t)(w->count * MH_OCCURRENCES);
+    size_t most = (size_t)w->count * MH_OCCURRENCES;
     w->list = mh_take(arena, most * sizeof *w->list);
     w->choice = mh_take(arena, most * (size_t)(w->layers * w->heads * w->top_k) * sizeof *w->choice);
 }

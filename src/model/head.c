@@ -30,6 +30,7 @@ void mh_head_add(mh_ffn *ffn, mh_params *params, const char *prefix)
              bias = mh_square_weight(ffn->dim, 1 / sqrt(d));
     bias.rows = 1, bias.rank = 1, bias.flags = MH_KEEP_F32;
     for (int i = 0; i < mh_head_linears(&ffn->moe); i++) {
+        /* NOLINTNEXTLINE(*CallAndMessage): mh_head_linears is MH_HEAD_LINEARS at most */
         ffn->head_weight[i] = mh_params_add(params, prefix, weights[i], weight);
         ffn->head_bias[i] = mh_params_add(params, prefix, biases[i], bias);
     }

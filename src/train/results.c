@@ -208,6 +208,7 @@ static json_t *model_json(const digest *d, int index)
 /* Two decimals say enough of a perplexity of 20, not of one of 2. */
 static int decimals(const digest *d, int set)
 {
+    /* NOLINTNEXTLINE(*NullDereference): digest_init saw to the memory */
     return d->model[d->c->baseline].measures[set].mean < 10 ? 3 : 2;
 }
 

@@ -326,7 +326,7 @@ mh_status mh_state_prune(const char *run, int64_t keep)
     MH_TRY(list_steps(run, &step, &count));
     mh_status status = MH_OK;
     for (int i = 0; keep > 0 && i < count - keep && status == MH_OK; i++)
-        status = remove_step(run, step[i]);
+        status = remove_step(run, step[i]); /* NOLINT(*NullDereference): there are `count` */
     free(step);
     return status;
 }
