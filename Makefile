@@ -41,12 +41,12 @@ asan: deps-build
 	$(TEST) build-asan -E cli_precision
 
 # clang's OpenMP with archer, which tells ThreadSanitizer where OpenMP's threads wait for one another. The runs that
-# are killed and resumed (cli_resume) have one thread.
+# are killed and resumed (cli_resume) have one thread, and instruction sets change nothing in who computes what.
 tsan: deps-build deps-dev
 	cmake --preset tsan >/dev/null
 	cmake --build build-tsan
 	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -E 'cli_(precision|resume)'
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -E 'cli_(precision|resume)|_(portable|avx2|avx512)$$'
 
 # A short training under valgrind.
 valgrind: deps-build deps-dev all
