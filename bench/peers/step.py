@@ -22,6 +22,8 @@ if "OMP_PROC_BIND" not in os.environ:
     os.environ["OMP_PROC_BIND"] = "true"
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
+PROCESSORS = os.sched_getaffinity(0)  # before PyTorch's OpenMP binds this thread to one of them
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -232,7 +234,8 @@ def bench(args, precision, *more):
     """What `mhmoe bench step` reports: tokens a second of each model, the median of the samples it keeps."""
     command = [args.program, "bench", "step", "--precision", precision, "--threads", str(args.threads)]
     command += ["--seconds", "1", "--json", *more]  # the fewest samples: short turns
-    results = json.loads(subprocess.check_output(command))["results"]
+    unbind = lambda: os.sched_setaffinity(0, PROCESSORS)
+    results = json.loads(subprocess.check_output(command, preexec_fn=unbind))["results"]
     return {r["who"]: r["figures"]["tokens/s"]["median"] for r in results if r["pass"] == "training"}
 
 
@@ -274,13 +277,12 @@ def main():
     parser = argparse.ArgumentParser(description="Training steps by mhmoe and by PyTorch, in turns.")
     parser.add_argument("--program", default="build/mhmoe", help="default: build/mhmoe")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
-    processors = len(os.sched_getaffinity(0))  # PyTorch itself would take half of them
-    parser.add_argument("--threads", type=int, default=processors, help="default: all processors")
+    parser.add_argument("--threads", type=int, default=len(PROCESSORS), help="default: all processors")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="default: both")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    version = subprocess.check_output([args.program, "--version"], text=True).strip()
+    version = subprocess.check_output([args.program, "--version"], text=True).splitlines()[0]
     config = torch.__config__.show()
     onednn = re.search(r"MKL-DNN v(\S+)", config)
     blas = re.search(r"BLAS_INFO=(\w+)", config)
