@@ -98,6 +98,20 @@ char *mh_text_trim(char *text);
 bool mh_text_to_int(const char *text, int64_t *value);
 bool mh_text_to_double(const char *text, double *value); /* finite only */
 
+/* ---- utf8.c: valid text, and where to cut it ----------------------------------------------------------- */
+
+bool mh_utf8_valid(const char *text, size_t length); /* NUL bytes count as invalid */
+
+/* Adds `text` to `out`, replacing every invalid sequence by U+FFFD (maximal subparts, as Unicode recommends)
+ * and adding the bytes so replaced to `invalid`. */
+mh_status mh_utf8_clean(const char *text, size_t length, mh_text *out, int64_t *invalid);
+
+/* Where to cut `text` at or after `goal`: behind a line's end; where none comes within MH_CUT_REACH bytes,
+ * before a word's space; else between two characters. Returns length where the text is too short to need it.
+ * A piece of a usual vocabulary spans neither of the first two, so such cuts change no token. */
+#define MH_CUT_REACH 65536
+size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
+
 /* ---- file.c: paths, whole files, files that appear only when complete, memory maps --------------------- */
 
 #define MH_PATH 4096
@@ -155,13 +169,12 @@ void mh_lock_remove(mh_lock *lock);  /* releases it and removes the file */
 /* ---- folder.c: folders that appear only when complete -------------------------------------------------- */
 
 /* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
- * file in it, renames it to `path` and syncs the parent. An existing `path` is replaced. */
+ * file in it, renames it to `path`, which must not exist, and syncs the parent. */
 mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
 mh_status mh_folder_commit(const char *aside, const char *path);
 mh_status mh_remove_tree(const char *path); /* a missing path is fine */
 
-/* The same for a folder that must not exist yet, neither now nor at the commit, made by one process at a
- * time: path.lock is held meanwhile and then removed. Commit ends it in any case. Abort removes what was
+/* The same for a folder that must not exist at the beginning either, made by one process at a time: path.lock is held meanwhile and then removed. Commit ends it in any case. Abort removes what was
  * begun and keeps the sentence of the failure; harmless after commit, and on {0}. */
 typedef struct {
     char path[MH_PATH], aside[MH_PATH];
@@ -211,6 +224,11 @@ mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out);
 mh_status mh_json_dump_script(const json_t *json, mh_text *out);
 
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
+
+/* Adds `item`, which it takes over. Where memory ran out for the container, the item or this, the next dump of
+ * the thread fails. */
+void mh_json_append(json_t *array, json_t *item);
+void mh_json_set(json_t *object, const char *key, json_t *item);
 
 /* A JSON number, or null where it is not finite: JSON knows no infinite perplexity. */
 json_t *mh_json_real(double value);

@@ -60,37 +60,24 @@ mh_status mh_remove_tree(const char *path)
 
 mh_status mh_folder_begin(char aside[MH_PATH], const char *path)
 {
-    char final[MH_PATH], old[MH_PATH];
-    MH_TRY(beside(final, path, ""));
     MH_TRY(beside(aside, path, ".tmp"));
-    MH_TRY(beside(old, path, ".old"));
-    if (mh_path_exists(final) && !mh_path_is_dir(final))
-        return mh_fail(MH_EIO, "cannot create folder %s: a file of this name is in the way", final);
-    /* A commit that died between its two renames left the last complete folder here. */
-    if (!mh_path_exists(final) && mh_path_exists(old) && rename(old, final) != 0)
-        return mh_fail_errno("restore", final);
     MH_TRY(mh_remove_tree(aside));
     return mh_make_dirs(aside);
 }
 
 mh_status mh_folder_commit(const char *aside, const char *path)
 {
-    char final[MH_PATH], old[MH_PATH];
+    char final[MH_PATH];
     MH_TRY(beside(final, path, ""));
-    MH_TRY(beside(old, path, ".old"));
     MH_TRY(walk_tree(aside, sync_entry));
-    MH_TRY(mh_remove_tree(old));
-    bool replaces = mh_path_exists(final);
-    if (replaces && rename(final, old) != 0)
-        return mh_fail_errno("replace", final);
-    if (rename(aside, final) != 0) {
-        mh_status status = mh_fail_errno("rename to", final);
-        if (replaces)
-            rename(old, final);
-        return status;
-    }
-    MH_TRY(mh_sync_parent(final));
-    return mh_remove_tree(old);
+    if (mh_path_exists(final))
+        return mh_fail(MH_ESTATE,
+                       "%s has appeared meanwhile and is not replaced; choose another output or remove it first",
+                       final);
+    /* Should it appear just here, rename itself refuses a folder that holds something. */
+    if (rename(aside, final) != 0)
+        return mh_fail_errno("rename to", final);
+    return mh_sync_parent(final);
 }
 
 mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path)
@@ -123,17 +110,7 @@ void mh_new_folder_abort(mh_new_folder *folder)
 
 mh_status mh_new_folder_commit(mh_new_folder *folder)
 {
-    mh_status status = walk_tree(folder->aside, sync_entry);
-    if (status == MH_OK && mh_path_exists(folder->path))
-        status =
-            mh_fail(MH_ESTATE,
-                    "%s has appeared meanwhile and is not replaced; choose another output or remove it first",
-                    folder->path);
-    /* Should it appear just here, rename itself refuses a folder that holds something. */
-    if (status == MH_OK && rename(folder->aside, folder->path) != 0)
-        status = mh_fail_errno("rename to", folder->path);
-    if (status == MH_OK)
-        status = mh_sync_parent(folder->path);
+    mh_status status = mh_folder_commit(folder->aside, folder->path);
     if (status == MH_OK)
         mh_lock_remove(&folder->lock);
     else

@@ -13,6 +13,8 @@ mh_status mh_json_parse(json_t **json, const char *data, size_t length, const ch
     *json = json_loadb(data, length, FLAGS, &error); /* jansson's own limit on depth is 2048 */
     if (*json != NULL)
         return MH_OK;
+    if (error.text[0] == '\0' || json_error_code(&error) == json_error_out_of_memory)
+        return mh_fail(MH_EMEMORY, "%s: the system refused memory to read it", what);
     /* This one of jansson's sentences tells the programmer which flag to set. */
     const char *why = json_error_code(&error) == json_error_null_character
                           ? "\\u0000 is not allowed in a string"
@@ -31,6 +33,20 @@ mh_status mh_json_read(json_t **json, const char *path)
     return status;
 }
 
+/* What an array or object could not take would just be missing in the file; the next dump of this thread fails
+ * instead. A builder that got no memory passes NULL on, json_pack too, so no caller needs to look. */
+static _Thread_local bool lost;
+
+void mh_json_append(json_t *array, json_t *item)
+{
+    lost |= json_array_append_new(array, item) != 0;
+}
+
+void mh_json_set(json_t *object, const char *key, json_t *item)
+{
+    lost |= json_object_set_new(object, key, item) != 0;
+}
+
 static int add(const char *data, size_t length, void *text)
 {
     return mh_text_add(text, data, length) == MH_OK ? 0 : -1;
@@ -39,7 +55,9 @@ static int add(const char *data, size_t length, void *text)
 static mh_status dump(const json_t *json, size_t flags, mh_text *out)
 {
     size_t before = out->length;
-    if (json_dump_callback(json, add, out, flags | JSON_ENCODE_ANY) == 0)
+    bool whole = !lost;
+    lost = false;
+    if (whole && json_dump_callback(json, add, out, flags | JSON_ENCODE_ANY) == 0)
         return MH_OK;
     out->length = before;
     return mh_fail(MH_EMEMORY, "the system refused memory for a JSON text");
@@ -53,7 +71,8 @@ mh_status mh_json_dump(const json_t *json, bool pretty, mh_text *out)
         return dump(json, JSON_COMPACT, out);
     size_t before = out->length;
     MH_TRY(dump(json, JSON_INDENT(2) | JSON_REAL_PRECISION(15), out));
-    json_t *back = json_loadb(out->data + before, out->length - before, FLAGS, NULL);
+    json_t *back;
+    MH_TRY(mh_json_parse(&back, out->data + before, out->length - before, "a JSON text"));
     bool same = json_equal(json, back);
     json_decref(back);
     if (same)

@@ -79,9 +79,7 @@ static bool set_choice(int *value, const mh_option *row, const char *text)
 static bool set_string(char *value, const char *text)
 {
     size_t length = strlen(text);
-    json_t *utf8 = json_stringn(text, length); /* jansson checks what JSON and YAML will need */
-    bool fits = utf8 != NULL && length < MH_OPTION_TEXT;
-    json_decref(utf8);
+    bool fits = length < MH_OPTION_TEXT && mh_utf8_valid(text, length); /* JSON and YAML will need that */
     if (fits)
         memcpy(value, text, length + 1);
     return fits;
@@ -319,7 +317,7 @@ json_t *mh_section_to_json(const mh_section *section, const void *config)
             item = json_stringn(name, (size_t)length);
             break;
         }
-        json_object_set_new(json, row->key, item);
+        mh_json_set(json, row->key, item);
     }
     return json;
 }
@@ -328,7 +326,7 @@ json_t *mh_options_to_json(const mh_options *options, const void *config)
 {
     json_t *json = json_object();
     for (int s = 0; s < options->count; s++)
-        json_object_set_new(json, options->sections[s].name,
+        mh_json_set(json, options->sections[s].name,
                             mh_section_to_json(&options->sections[s], config));
     return json;
 }

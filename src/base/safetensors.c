@@ -258,14 +258,15 @@ static mh_status plan_tensor(void *context, const mh_tensor *tensor)
     plan *p = context;
     if (strcmp(tensor->name, METADATA) == 0 || json_object_get(p->header, tensor->name) != NULL)
         return mh_fail(MH_EVALUE, "cannot write %s: two tensors are called \"%s\"", p->path, tensor->name);
+    if (!mh_utf8_valid(tensor->name, strlen(tensor->name)))
+        return mh_fail(MH_EVALUE, "cannot write %s: \"%s\" is no name for a tensor", p->path, tensor->name);
     json_t *shape = json_array();
     for (int i = 0; i < tensor->rank; i++)
-        json_array_append_new(shape, json_integer(tensor->shape[i]));
+        mh_json_append(shape, json_integer(tensor->shape[i]));
     size_t end = p->offset + bytes_of(tensor);
     json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", mh_type_name(tensor->type), "shape", shape,
                               "data_offsets", (json_int_t)p->offset, (json_int_t)end);
-    if (json_object_set_new(p->header, tensor->name, entry) != 0)
-        return mh_fail(MH_EVALUE, "cannot write %s: \"%s\" is no name for a tensor", p->path, tensor->name);
+    mh_json_set(p->header, tensor->name, entry);
     p->offset = end;
     if (bytes_of(tensor) > 0)
         XXH3_64bits_update(p->hash, tensor->data, bytes_of(tensor));
@@ -289,13 +290,15 @@ static mh_status make_header(const char *path, const mh_tensor *tensors, int cou
         goto done;
     }
     XXH3_64bits_reset(p.hash);
-    json_object_update(strings, (json_t *)meta);
-    json_object_set(p.header, METADATA, strings); /* first in the file; filled in below */
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)meta, key, value) mh_json_set(strings, key, json_incref(value));
+    mh_json_set(p.header, METADATA, json_incref(strings)); /* first in the file; filled in below */
     if ((status = in_file_order(tensors, count, plan_tensor, &p)) != MH_OK)
         goto done;
     char checksum[17];
     mh_hash_text(XXH3_64bits_digest(p.hash), checksum);
-    json_object_set_new(strings, CHECKSUM, json_string(checksum));
+    mh_json_set(strings, CHECKSUM, json_string(checksum));
     status = mh_json_dump(p.header, false, out);
     while (status == MH_OK && (sizeof(uint64_t) + out->length) % MH_ALIGN != 0)
         status = mh_text_add(out, " ", 1);

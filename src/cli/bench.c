@@ -71,7 +71,7 @@ static json_t *line_json(const mh_bench_line *line)
     json_t *figures = json_object();
     for (int i = 0; i < line->figures; i++) {
         const mh_spread *v = &line->figure[i].value;
-        json_object_set_new(figures, line->figure[i].name,
+        mh_json_set(figures, line->figure[i].name,
                             json_pack("{s:o, s:o, s:o, s:i}", "median", real_or_null(v->median),
                                       "lower_quartile", real_or_null(v->low), "upper_quartile",
                                       real_or_null(v->high), "samples", v->count));
@@ -103,7 +103,7 @@ static mh_status tell(void *context, const mh_bench_line *line)
     report *r = context;
     cli_bar_clear(&r->bar);
     if (r->json)
-        json_array_append_new(r->results, line_json(line));
+        mh_json_append(r->results, line_json(line));
     else
         print_line(r, line);
     return line_csv(&r->csv, line);
@@ -116,7 +116,7 @@ static json_t *yardstick(const mh_bench *bench)
     static const mh_type types[] = {MH_F32, MH_BF16};
     json_t *probes = json_object();
     for (int i = 0; i < 2; i++)
-        json_object_set_new(probes, types[i] == MH_F32 ? "f32" : "bf16",
+        mh_json_set(probes, types[i] == MH_F32 ? "f32" : "bf16",
                             json_pack("{s:s, s:f}", "name", mh_probe_of(types[i])->name, "best_gflops",
                                       bench->best[types[i]] * 1e-9));
     return probes;
@@ -128,8 +128,8 @@ static json_t *memories(const mh_bench *bench)
     for (int i = 0; i < MH_MEMORIES; i++) {
         json_t *level = json_pack("{s:f}", "gbytes_per_second", bench->memory[i].rate * 1e-9);
         if (i < MH_DRAM)
-            json_object_set_new(level, "bytes", json_integer((json_int_t)bench->memory[i].holds));
-        json_object_set_new(levels, mh_memory_name(i), level);
+            mh_json_set(level, "bytes", json_integer((json_int_t)bench->memory[i].holds));
+        mh_json_set(levels, mh_memory_name(i), level);
     }
     return levels;
 }

@@ -14,7 +14,7 @@ static json_t *facts(void)
     mh_processor(name);
     json_t *sets = json_array();
     for (int isa = 0; isa <= (int)mh_isa_best(); isa++)
-        json_array_append_new(sets, json_string(mh_isa_name((mh_isa)isa)));
+        mh_json_append(sets, json_string(mh_isa_name((mh_isa)isa)));
 #ifdef MHMOE_ONEDNN
     const char *products = mh_isa_now() == MH_ISA_PORTABLE ? "portable" : "oneDNN";
 #else
@@ -214,7 +214,7 @@ static json_t *run_checks(bool *passed)
         bool ok = error <= checks[i].bound; /* false for NaN too */
         *passed = *passed && ok;
         json_t *value = isfinite(error) ? json_real(error) : json_null();
-        json_array_append_new(list, json_pack("{s:s, s:o, s:f, s:b}", "name", checks[i].name, "error", value,
+        mh_json_append(list, json_pack("{s:s, s:o, s:f, s:b}", "name", checks[i].name, "error", value,
                                               "bound", checks[i].bound, "ok", ok));
     }
     return list;
@@ -273,7 +273,7 @@ int cli_doctor(int argc, char **argv)
     if (code >= 0)
         return code;
     json_t *all = facts();
-    json_object_set_new(all, "checks", run_checks(&passed));
+    mh_json_set(all, "checks", run_checks(&passed));
     if (json)
         code = cli_print_json(all);
     else {

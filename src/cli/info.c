@@ -88,7 +88,7 @@ static json_t *lines_json(const line *lines, int count)
 {
     json_t *object = json_object();
     for (int i = 0; i < count; i++)
-        json_object_set_new(object, lines[i].name, json_integer((json_int_t)lines[i].value));
+        mh_json_set(object, lines[i].name, json_integer((json_int_t)lines[i].value));
     return object;
 }
 

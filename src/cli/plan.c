@@ -111,7 +111,7 @@ static void show(const char *name, const request *r, const mh_parity_plan *p, js
     mh_config c = model_of(r, p->heads, p->top_k, p->ffn_dim, p->experts);
     feed_forward_cost(&c, r->baseline.count_router, &flops, &params);
     if (rows != NULL)
-        json_array_append_new(rows, row_json(name, p, flops, params));
+        mh_json_append(rows, row_json(name, p, flops, params));
     else
         print_row(name, p, flops, params);
 }

@@ -82,7 +82,7 @@ static int list_all(const request *r, bool as_json)
         tell(name, summary, text);
         bool there = measure(r, name, &l) == MH_OK;
         if (as_json)
-            json_array_append_new(rows, there
+            mh_json_append(rows, there
                                             ? row_json(name, text, &l)
                                             : json_pack("{s:s, s:s}", "preset", name, "error", mh_message()));
         else if (there)
@@ -92,7 +92,7 @@ static int list_all(const request *r, bool as_json)
     }
     for (int i = 0; mh_preset_suffix_at(i, name, &summary); i++) {
         if (as_json)
-            json_array_append_new(suffixes, json_pack("{s:s, s:s}", "suffix", name, "summary", summary));
+            mh_json_append(suffixes, json_pack("{s:s, s:s}", "suffix", name, "summary", summary));
         else
             printf("%-16s %s\n", name, summary);
     }

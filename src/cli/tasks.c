@@ -74,8 +74,8 @@ static json_t *result_json(const entry *e)
     for (int m = 0; m < r->measures; m++) {
         char name[32];
         snprintf(name, sizeof name, "%s_stderr", r->measured[m].name);
-        json_object_set_new(json, r->measured[m].name, mh_json_real(r->measured[m].mean));
-        json_object_set_new(json, name, mh_json_real(r->measured[m].error));
+        mh_json_set(json, r->measured[m].name, mh_json_real(r->measured[m].mean));
+        mh_json_set(json, name, mh_json_real(r->measured[m].error));
     }
     return json;
 }
@@ -84,7 +84,7 @@ static int print_json(const entry *entries, int count)
 {
     json_t *results = json_object();
     for (int i = 0; i < count && entries[i].scored; i++)
-        json_object_set_new(results, entries[i].items.task.name, result_json(&entries[i]));
+        mh_json_set(results, entries[i].items.task.name, result_json(&entries[i]));
     return cli_print_json(json_pack("{s:o}", "results", results));
 }
 

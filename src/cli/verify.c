@@ -20,7 +20,7 @@ static json_t *result_json(const char *path, const mh_verify_result *r)
 {
     json_t *tensors = json_object();
     for (int i = 0; i < r->count; i++)
-        json_object_set_new(tensors, r->tensor[i].name, mh_json_real(r->tensor[i].error));
+        mh_json_set(tensors, r->tensor[i].name, mh_json_real(r->tensor[i].error));
     return json_pack("{s:s, s:b, s:f, s:I, s:I, s:I, s:I, s:o}", "file", path, "passed", r->passed, "bound",
                      r->count > 0 ? r->tensor[0].bound : 0.0, "choices", (json_int_t)r->choices, "flips",
                      (json_int_t)r->flips, "kept", (json_int_t)r->kept, "drops_differ", (json_int_t)r->drops,
@@ -65,7 +65,7 @@ int cli_verify(int argc, char **argv)
             continue;
         }
         if (json)
-            json_array_append_new(list, result_json(files.item[i], &result));
+            mh_json_append(list, result_json(files.item[i], &result));
         else
             print_result(files.item[i], &result);
         passed += result.passed;

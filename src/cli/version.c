@@ -16,17 +16,17 @@ json_t *cli_libraries(void)
     json_t *list = json_object();
 #ifdef MHMOE_ONEDNN
     const dnnl_version_t *dnnl = dnnl_version();
-    json_object_set_new(list, "oneDNN", json_sprintf("%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch));
+    mh_json_set(list, "oneDNN", json_sprintf("%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch));
 #endif
-    json_object_set_new(list, "OpenMP", json_sprintf("%d", _OPENMP));
+    mh_json_set(list, "OpenMP", json_sprintf("%d", _OPENMP));
 #ifdef SENTENCEPIECE_VERSION
-    json_object_set_new(list, "SentencePiece", json_string(SENTENCEPIECE_VERSION));
+    mh_json_set(list, "SentencePiece", json_string(SENTENCEPIECE_VERSION));
 #endif
-    json_object_set_new(list, "jansson", json_string(jansson_version_str()));
-    json_object_set_new(list, "libyaml", json_string(yaml_get_version_string()));
-    json_object_set_new(list, "libarchive", json_string(archive_version_string() + strlen("libarchive ")));
+    mh_json_set(list, "jansson", json_string(jansson_version_str()));
+    mh_json_set(list, "libyaml", json_string(yaml_get_version_string()));
+    mh_json_set(list, "libarchive", json_string(archive_version_string() + strlen("libarchive ")));
     unsigned xxhash = XXH_versionNumber();
-    json_object_set_new(list, "xxHash",
+    mh_json_set(list, "xxHash",
                         json_sprintf("%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100));
     return list;
 }

@@ -237,7 +237,7 @@ static mh_status write_json(const builder *b, const mh_build_result *r)
     MH_TRY(mh_path_join(path, b->folder.aside, "data.json"));
     json_t *inputs = json_array();
     for (int i = 0; i < b->build->input_count; i++)
-        json_array_append_new(inputs, json_path(b->build->inputs[i]));
+        mh_json_append(inputs, json_path(b->build->inputs[i]));
     json_t *json = json_pack(
         "{s:s, s:i, s:s, s:i, s:o, s:f, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "format", "mhmoe data",
         "format_version", MH_SHARD_VERSION, "tokenizer", mh_tokenizer_hash(b->tokenizer), "vocab",

@@ -59,18 +59,6 @@ mh_status mh_tokenizer_check_seal(const void *file, size_t bytes, const char *wh
 /* Appends `count` ids as they are. */
 mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count);
 
-/* ---- utf8.c: valid text, and where to cut it ----------------------------------------------------------- */
-
-/* Adds `text` to `out`, replacing every invalid sequence by U+FFFD (maximal subparts, as Unicode recommends)
- * and adding the bytes so replaced to `invalid`. NUL bytes count as invalid. */
-mh_status mh_utf8_clean(const char *text, size_t length, mh_text *out, int64_t *invalid);
-
-/* Where to cut `text` at or after `goal`: behind a line's end; where none comes within MH_CUT_REACH bytes,
- * before a word's space; else between two characters. Returns length where the text is too short to need it.
- * A piece of a usual vocabulary spans neither of the first two, so such cuts change no token. */
-#define MH_CUT_REACH 65536
-size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
-
 /* ---- source.c: streams of bytes out of files, folders and tars, decompressed --------------------------- */
 
 /* A stream over what `paths` hold: files, folders (walked in byte order of their names, without following

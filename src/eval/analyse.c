@@ -295,7 +295,7 @@ static json_t *layers_json(const analysis *a)
 {
     json_t *layers = json_array();
     for (int l = 0; l < a->layers; l++)
-        json_array_append_new(
+        mh_json_append(
             layers, mh_routing_json(&a->routing[l], a->request->threshold, a->tokenizer, a->excerpts.label));
     return layers;
 }
@@ -304,7 +304,7 @@ static json_t *labels_json(const analysis *a)
 {
     json_t *labels = json_array();
     for (int i = 0; i < a->excerpts.labels; i++)
-        json_array_append_new(labels, json_pack("{s:s, s:I}", "label", a->excerpts.label[i], "tokens",
+        mh_json_append(labels, json_pack("{s:s, s:I}", "label", a->excerpts.label[i], "tokens",
                                                 (json_int_t)a->routing[0].label.seen[i]));
     return labels;
 }
@@ -317,8 +317,8 @@ static json_t *trace_heads(const analysis *a, int64_t token, int layer)
     for (int64_t i = first; i < first + a->width; i += top_k) {
         json_t *gates = json_array();
         for (int64_t c = 0; c < top_k; c++)
-            json_array_append_new(gates, mh_rounded((double)a->gate[i + c]));
-        json_array_append_new(
+            mh_json_append(gates, mh_rounded((double)a->gate[i + c]));
+        mh_json_append(
             heads, json_pack("{s:o, s:o}", "experts", mh_experts_json(a->choice + i, top_k), "gates", gates));
     }
     return heads;
@@ -330,9 +330,9 @@ static json_t *trace_json(const analysis *a)
     for (int64_t t = 0; t < TRACED && t < a->done; t++) {
         json_t *layers = json_array();
         for (int l = 0; l < a->layers; l++)
-            json_array_append_new(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)a->routing[l].layer,
+            mh_json_append(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)a->routing[l].layer,
                                                     "heads", trace_heads(a, t, l)));
-        json_array_append_new(tokens, json_pack("{s:o, s:o}", "text",
+        mh_json_append(tokens, json_pack("{s:o, s:o}", "text",
                                                 mh_token_json(a->tokenizer, a->token[t]), "layers", layers));
     }
     return json_pack("{s:o}", "tokens", tokens);
@@ -343,7 +343,7 @@ static json_t *change_json(const analysis *a, const char *folder, int64_t tokens
     int64_t step = mh_checkpoint_step(folder);
     json_t *changed = json_array();
     for (int l = 0; l < a->layers; l++)
-        json_array_append_new(changed, mh_rounded((double)a->changed[l] / (double)(tokens * a->width)));
+        mh_json_append(changed, mh_rounded((double)a->changed[l] / (double)(tokens * a->width)));
     return json_pack("{s:s, s:o, s:o}", "checkpoint", folder, "step",
                      step < 0 ? json_null() : json_integer((json_int_t)step), "changed", changed);
 }
@@ -360,10 +360,10 @@ static mh_status compare_others(analysis *a, json_t *list)
         MH_TRY(mh_checkpoint_locate(a->request->checkpoints[i], folder));
         MH_TRY(mh_checkpoint_weights(a->model, folder));
         MH_TRY(replay(a, tokens, i, others));
-        json_array_append_new(list, change_json(a, folder, tokens));
+        mh_json_append(list, change_json(a, folder, tokens));
     }
     memset(a->changed, 0, (size_t)a->layers * sizeof *a->changed);
-    json_array_append_new(list, change_json(a, a->folder, tokens));
+    mh_json_append(list, change_json(a, a->folder, tokens));
     return MH_OK;
 }
 

@@ -18,7 +18,7 @@ json_t *mh_experts_json(const int32_t *choice, int64_t top_k)
 {
     json_t *experts = json_array();
     for (int64_t i = 0; i < top_k; i++)
-        json_array_append_new(experts, json_integer(choice[i]));
+        mh_json_append(experts, json_integer(choice[i]));
     return experts;
 }
 
@@ -39,7 +39,7 @@ static json_t *rounded_list(const int64_t *count, int64_t n, double whole)
 {
     json_t *list = json_array();
     for (int64_t i = 0; i < n; i++)
-        json_array_append_new(list, mh_rounded((double)count[i] / whole));
+        mh_json_append(list, mh_rounded((double)count[i] / whole));
     return list;
 }
 
@@ -59,7 +59,7 @@ static json_t *head_loads(const mh_routing *r)
 {
     json_t *heads = json_array();
     for (int64_t j = 0; j < r->heads; j++)
-        json_array_append_new(
+        mh_json_append(
             heads, rounded_list(r->head_load + j * r->experts, r->experts, (double)(r->tokens * r->top_k)));
     return heads;
 }
@@ -68,7 +68,7 @@ static json_t *head_entropies(const mh_routing *r)
 {
     json_t *heads = json_array();
     for (int64_t j = 0; j < r->heads; j++)
-        json_array_append_new(heads, mh_rounded(evenness(r->head_load + j * r->experts, r->experts,
+        mh_json_append(heads, mh_rounded(evenness(r->head_load + j * r->experts, r->experts,
                                                          (double)(r->tokens * r->top_k))));
     return heads;
 }
@@ -98,8 +98,8 @@ static json_t *activation(const mh_routing *r, double threshold)
                                         0.01, 0.02,   0.05,   0.1,    0.2,   0.5,   1};
     json_t *at = activation_at(r, threshold), *curve = json_array();
     for (size_t i = 0; i < sizeof thresholds / sizeof *thresholds; i++)
-        json_array_append_new(curve, activation_at(r, thresholds[i]));
-    json_object_set_new(at, "curve", curve);
+        mh_json_append(curve, activation_at(r, thresholds[i]));
+    mh_json_set(at, "curve", curve);
     return at;
 }
 
@@ -120,7 +120,7 @@ static json_t *repeats(const mh_routing *r)
     json_t *heads = json_array();
     double choices = (double)(r->repeats * r->top_k), kept = 0;
     for (int64_t j = 0; j < r->heads; j++) {
-        json_array_append_new(heads, mh_rounded(1 - (double)r->kept[j] / choices));
+        mh_json_append(heads, mh_rounded(1 - (double)r->kept[j] / choices));
         kept += (double)r->kept[j];
     }
     return json_pack("{s:I, s:o, s:o}", "tokens", (json_int_t)r->repeats, "changed",
@@ -142,10 +142,10 @@ static json_t *coactivation(const mh_routing *r, bool lifts)
             int64_t both = r->together[a * r->experts + b];
             double chance = (double)r->together[a * r->experts + a] *
                             (double)r->together[b * r->experts + b] / (double)r->tokens;
-            json_array_append_new(row, lifts ? mh_rounded(lift_of((double)both, chance))
+            mh_json_append(row, lifts ? mh_rounded(lift_of((double)both, chance))
                                              : json_integer((json_int_t)both));
         }
-        json_array_append_new(rows, row);
+        mh_json_append(rows, row);
     }
     return rows;
 }
@@ -184,12 +184,12 @@ static json_t *expert(const mh_routing *r, int64_t e, const mh_tokenizer *tokeni
     lifted top[TOP];
     int n = most_lifted(r, &r->token, e, top);
     for (int i = 0; i < n; i++)
-        json_array_append_new(tokens, json_pack("{s:o, s:o, s:I}", "text",
+        mh_json_append(tokens, json_pack("{s:o, s:o, s:I}", "text",
                                                 mh_token_json(tokenizer, (int32_t)top[i].kind), "lift",
                                                 mh_rounded(top[i].lift), "count", (json_int_t)top[i].count));
     n = most_lifted(r, &r->label, e, top);
     for (int i = 0; i < n; i++)
-        json_array_append_new(labels, json_pack("{s:s, s:o, s:o}", "label", label[top[i].kind], "share",
+        mh_json_append(labels, json_pack("{s:s, s:o, s:o}", "label", label[top[i].kind], "share",
                                                 mh_rounded((double)top[i].count / (double)r->load[e]), "lift",
                                                 mh_rounded(top[i].lift)));
     return json_pack("{s:o, s:o}", "tokens", tokens, "labels", labels);
@@ -200,7 +200,7 @@ json_t *mh_routing_json(const mh_routing *r, double threshold, const mh_tokenize
 {
     json_t *experts = json_array();
     for (int64_t e = 0; e < r->experts; e++)
-        json_array_append_new(experts, expert(r, e, tokenizer, label));
+        mh_json_append(experts, expert(r, e, tokenizer, label));
     double choices = (double)(r->tokens * r->heads * r->top_k);
     if (threshold < 0)
         threshold = round(0.5e6 / (double)r->experts) / 1e6;

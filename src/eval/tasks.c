@@ -344,17 +344,17 @@ static json_t *log_line(const mh_items *items, const mh_item *item)
         const mh_choice *choice = &item->choice[c];
         mh_text answer = {0};
         if (mh_text_printf(&answer, " %s", choice->answer) == MH_OK)
-            json_array_append_new(requests, json_pack("[s, s]", choice->context, answer.data));
+            mh_json_append(requests, json_pack("[s, s]", choice->context, answer.data));
         mh_text_release(&answer);
-        json_array_append_new(scores, mh_json_real(choice->score));
+        mh_json_append(scores, mh_json_real(choice->score));
         if (choice->correct)
-            json_array_append_new(right, json_integer(c));
+            mh_json_append(right, json_integer(c));
     }
     json_t *line = json_pack("{s:s, s:I, s:o, s:o, s:o, s:b}", "task", items->task.name, "doc_id",
                              (json_int_t)item->number, "arguments", requests, "loglikelihoods", scores,
                              "target", right, "truncated", item->truncated);
     for (int m = 0; m < MH_MEASURES && items->task.measure[m].of != NULL; m++)
-        json_object_set_new(line, items->task.measure[m].name, mh_json_real(items->task.measure[m].of(item)));
+        mh_json_set(line, items->task.measure[m].name, mh_json_real(items->task.measure[m].of(item)));
     return line;
 }
 

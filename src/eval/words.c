@@ -150,7 +150,7 @@ static json_t *experts(const mh_words *w, int occurrence, int layer)
 {
     json_t *heads = json_array();
     for (int64_t j = 0; j < w->heads; j++)
-        json_array_append_new(heads, mh_experts_json(choices(w, occurrence, layer, j), w->top_k));
+        mh_json_append(heads, mh_experts_json(choices(w, occurrence, layer, j), w->top_k));
     return heads;
 }
 
@@ -176,11 +176,11 @@ static json_t *occurrence_json(const mh_words *w, int i, const mh_routing *routi
                                                      "text", o->sentence + o->begin, o->end - o->begin,
                                                      "after", o->sentence + o->end, o->length - o->end);
     if (label != NULL)
-        json_object_set_new(json, "label", json_string(label[o->label]));
+        mh_json_set(json, "label", json_string(label[o->label]));
     for (int l = 0; l < w->layers; l++)
-        json_array_append_new(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)routing[l].layer, "heads",
+        mh_json_append(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)routing[l].layer, "heads",
                                                 experts(w, i, l)));
-    json_object_set_new(json, "layers", layers);
+    mh_json_set(json, "layers", layers);
     return json;
 }
 
@@ -189,12 +189,12 @@ static json_t *word_json(const mh_words *w, int word, const mh_routing *routing,
     json_t *occurrences = json_array(), *layers = json_array();
     for (int i = 0; i < w->kept; i++)
         if (w->list[i].word == word)
-            json_array_append_new(occurrences, occurrence_json(w, i, routing, label));
+            mh_json_append(occurrences, occurrence_json(w, i, routing, label));
     for (int l = 0; l < w->layers; l++) {
         json_t *heads = json_array();
         for (int64_t j = 0; j < w->heads; j++)
-            json_array_append_new(heads, mh_rounded(change(w, word, l, j)));
-        json_array_append_new(layers,
+            mh_json_append(heads, mh_rounded(change(w, word, l, j)));
+        mh_json_append(layers,
                               json_pack("{s:I, s:o, s:o}", "layer", (json_int_t)routing[l].layer, "changed",
                                         mh_rounded(change(w, word, l, -1)), "heads", heads));
     }
@@ -206,7 +206,7 @@ json_t *mh_words_json(const mh_words *w, const mh_routing *routing, char *const 
 {
     json_t *words = json_array();
     for (int i = 0; i < w->count; i++)
-        json_array_append_new(words, word_json(w, i, routing, label));
+        mh_json_append(words, word_json(w, i, routing, label));
     return words;
 }
 

@@ -95,11 +95,13 @@ static state *state_now(void)
     return s;
 }
 
-/* Working memory of at least `bytes`, valid until the next call on this thread; NULL where there is none. */
+/* Working memory of at least `bytes`, valid until the next call on this thread; NULL where there is none. It grows
+ * a few times in a run's first updates: the rows an expert gets differ. */
 static void *work(state *s, size_t bytes)
 {
     if (bytes > s->work_size) {
         free(s->work);
+        bytes = bytes > 2 * s->work_size ? bytes : 2 * s->work_size;
         s->work_size = (bytes + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
         s->work = aligned_alloc(MH_ALIGN, s->work_size);
         if (s->work == NULL)

@@ -31,9 +31,9 @@ static void add_comparison(content *c, const char *folder)
         json_t *shown = json_pack("{s:o}", "path", mh_report_text(folder, strlen(folder)));
         json_object_set(shown, "table", json_object_get(json, "table"));
         json_object_set(shown, "text", json_object_get(json, "text"));
-        json_array_append_new(c->comparisons, shown);
+        mh_json_append(c->comparisons, shown);
     } else {
-        json_array_append_new(c->problems, mh_report_text(mh_message(), strlen(mh_message())));
+        mh_json_append(c->problems, mh_report_text(mh_message(), strlen(mh_message())));
     }
     json_decref(json);
 }
@@ -41,9 +41,9 @@ static void add_comparison(content *c, const char *folder)
 static void find(content *c, const char *path, const char *name)
 {
     json_t *run = json_array();
-    json_array_append_new(run, json_string_nocheck(path));
-    json_array_append_new(run, json_string_nocheck(name));
-    json_array_append_new(c->found, run);
+    mh_json_append(run, json_string_nocheck(path));
+    mh_json_append(run, json_string_nocheck(name));
+    mh_json_append(c->found, run);
 }
 
 /* The runs in `folder` and, `deeper` times, in folders in it; each is named by what follows `prefix` bytes of
@@ -103,7 +103,7 @@ static mh_status gather(content *c, const char *const *paths, int count, const m
     {
         const char *path = json_string_value(json_array_get(run, 0));
         mh_progress_report(progress, "reading runs", (double)i, (double)runs, NULL);
-        json_array_append_new(c->runs, mh_report_run(path, json_string_value(json_array_get(run, 1))));
+        mh_json_append(c->runs, mh_report_run(path, json_string_value(json_array_get(run, 1))));
     }
     return MH_OK;
 }
@@ -183,7 +183,7 @@ mh_status mh_report_write(const char *output, const char *const *paths, int coun
     if (status == MH_OK && analysis)
         status = read_analysis(&routing, analysis);
     if (status == MH_OK && routing)
-        json_object_set_new(data, "analysis", routing);
+        mh_json_set(data, "analysis", routing);
     if (status == MH_OK)
         status = write_page(output, data);
     if (status == MH_OK && summary)

@@ -53,7 +53,7 @@ json_t *mh_report_text(const char *text, size_t length)
 
 static void complain(reader *r, const char *sentence)
 {
-    json_array_append_new(r->problems, mh_report_text(sentence, strlen(sentence)));
+    mh_json_append(r->problems, mh_report_text(sentence, strlen(sentence)));
 }
 
 /* ---- the recipe ---------------------------------------------------------------------------------------- */
@@ -66,13 +66,13 @@ static void add_size(reader *r, mh_recipe *recipe)
     }
     mh_counts counts = mh_count_params(&recipe->model);
     mh_flops flops = mh_count_flops(&recipe->model, recipe->train.sequence);
-    json_object_set_new(r->run, "parameters", json_integer(counts.total));
-    json_object_set_new(r->run, "active", json_integer(counts.active));
-    json_object_set_new(r->run, "flops", json_real(flops.forward));
-    json_object_set_new(r->run, "training_flops", json_real(flops.training));
+    mh_json_set(r->run, "parameters", json_integer(counts.total));
+    mh_json_set(r->run, "active", json_integer(counts.active));
+    mh_json_set(r->run, "flops", json_real(flops.forward));
+    mh_json_set(r->run, "training_flops", json_real(flops.training));
     const char *noncausal = mh_config_noncausal(&recipe->model);
     if (noncausal)
-        json_object_set_new(r->run, "noncausal", json_string(noncausal));
+        mh_json_set(r->run, "noncausal", json_string(noncausal));
 }
 
 /* Runs of one group differ in their seeds and in what may change on resume. */
@@ -82,7 +82,7 @@ static void add_group(reader *r, const mh_recipe *recipe)
     char identity[17];
     group.train.seed = group.train.data_seed = 0;
     if (mh_recipe_identity(&group, identity) == MH_OK)
-        json_object_set_new(r->run, "group", json_string(identity));
+        mh_json_set(r->run, "group", json_string(identity));
 }
 
 static void read_recipe(reader *r, const char *path)
@@ -93,13 +93,13 @@ static void read_recipe(reader *r, const char *path)
         complain(r, mh_message());
         return;
     }
-    json_object_set_new(r->run, "yaml", mh_report_text(yaml.data, yaml.length));
+    mh_json_set(r->run, "yaml", mh_report_text(yaml.data, yaml.length));
     mh_text_release(&yaml);
     if (mh_recipe_read(&recipe, path, NULL, 0) != MH_OK) {
         complain(r, mh_message());
         return;
     }
-    json_object_set_new(r->run, "recipe", mh_options_to_json(&mh_recipe_options, &recipe));
+    mh_json_set(r->run, "recipe", mh_options_to_json(&mh_recipe_options, &recipe));
     r->steps = recipe.train.steps;
     add_group(r, &recipe);
     add_size(r, &recipe);
@@ -117,8 +117,8 @@ static double number(const json_t *object, const char *key)
 static void push(json_t *columns, const char *key, double value)
 {
     if (!json_object_get(columns, key))
-        json_object_set_new(columns, key, json_array());
-    json_array_append_new(json_object_get(columns, key), mh_json_real(value));
+        mh_json_set(columns, key, json_array());
+    mh_json_append(json_object_get(columns, key), mh_json_real(value));
 }
 
 static void push_place(const reader *r, json_t *columns)
@@ -142,7 +142,7 @@ static void end_point(reader *r)
 static void end_column(reader *r)
 {
     if (r->load)
-        json_array_append_new(r->experts,
+        mh_json_append(r->experts,
                               json_pack("{s:I, s:o}", "step", (json_int_t)r->step, "layers", r->load));
     r->load = NULL;
 }
@@ -159,7 +159,7 @@ static json_t *rows_of(const json_t *layer)
     size_t i;
     json_t *copy = json_array();
     json_array_foreach(rows, i, item)
-        json_array_append_new(copy, json_integer(json_is_integer(item) ? json_integer_value(item) : 0));
+        mh_json_append(copy, json_integer(json_is_integer(item) ? json_integer_value(item) : 0));
     return copy;
 }
 
@@ -173,9 +173,9 @@ static json_t *load_of(const json_t *experts)
     {
         json_t *copy = json_object();
         for (int k = 0; k < 4; k++)
-            json_object_set_new(copy, keys[k], mh_json_real(number(layer, keys[k])));
-        json_object_set_new(copy, "rows", rows_of(layer)); /* none in files of earlier versions */
-        json_array_append_new(layers, copy);
+            mh_json_set(copy, keys[k], mh_json_real(number(layer, keys[k])));
+        mh_json_set(copy, "rows", rows_of(layer)); /* none in files of earlier versions */
+        mh_json_append(layers, copy);
     }
     return layers;
 }
@@ -189,7 +189,7 @@ static void enter_machine(reader *r, const json_t *machine)
     json_object_foreach((json_t *)machine, key, value)
     {
         if (json_is_string(value) || json_is_integer(value))
-            json_object_set(known, key, value);
+            mh_json_set(known, key, json_incref(value));
     }
     r->threads = number(known, "threads");
     size_t i;
@@ -200,7 +200,7 @@ static void enter_machine(reader *r, const json_t *machine)
         is_new = is_new && !json_equal(other, known);
     }
     if (is_new)
-        json_array_append(r->machines, known);
+        mh_json_append(r->machines, json_incref(known));
     json_decref(known);
 }
 
@@ -315,12 +315,12 @@ static void read_folder(reader *r)
         read_recipe(r, file);
     if (mh_path_join(file, r->path, "metrics.jsonl") == MH_OK)
         read_log(r, file);
-    json_object_set_new(r->run, "steps", json_integer(r->steps));
-    json_object_set_new(r->run, "step", json_integer(r->step));
-    json_object_set_new(r->run, "tokens", json_integer(r->tokens));
-    json_object_set_new(r->run, "seconds", mh_json_real(r->seconds));
-    json_object_set_new(r->run, "core_seconds", mh_json_real(r->core_seconds));
-    json_object_set_new(r->run, "memory", mh_json_real(r->memory));
+    mh_json_set(r->run, "steps", json_integer(r->steps));
+    mh_json_set(r->run, "step", json_integer(r->step));
+    mh_json_set(r->run, "tokens", json_integer(r->tokens));
+    mh_json_set(r->run, "seconds", mh_json_real(r->seconds));
+    mh_json_set(r->run, "core_seconds", mh_json_real(r->core_seconds));
+    mh_json_set(r->run, "memory", mh_json_real(r->memory));
 }
 
 json_t *mh_report_run(const char *path, const char *name)
@@ -334,13 +334,13 @@ json_t *mh_report_run(const char *path, const char *name)
                 .experts = json_array(),
                 .memory = NAN,
                 .threads = NAN};
-    json_object_set_new(r.run, "name", mh_report_text(name, strlen(name)));
-    json_object_set_new(r.run, "path", mh_report_text(path, strlen(path)));
+    mh_json_set(r.run, "name", mh_report_text(name, strlen(name)));
+    mh_json_set(r.run, "path", mh_report_text(path, strlen(path)));
     read_folder(&r);
-    json_object_set_new(r.run, "problems", r.problems);
-    json_object_set_new(r.run, "machines", r.machines);
-    json_object_set_new(r.run, "train", r.train);
-    json_object_set_new(r.run, "valid", r.valid);
-    json_object_set_new(r.run, "experts", r.experts);
+    mh_json_set(r.run, "problems", r.problems);
+    mh_json_set(r.run, "machines", r.machines);
+    mh_json_set(r.run, "train", r.train);
+    mh_json_set(r.run, "valid", r.valid);
+    mh_json_set(r.run, "experts", r.experts);
     return r.run;
 }

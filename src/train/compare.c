@@ -160,6 +160,7 @@ static mh_status enter(comparer *m, bool resume)
 {
     mh_comparison *c = &m->c;
     char lock[MH_PATH], recipe[MH_PATH];
+    bool is_run;
     MH_TRY(mh_path_join(lock, c->folder, "lock"));
     MH_TRY(mh_path_join(recipe, c->folder, "recipe.yaml"));
     if (!resume)
@@ -168,7 +169,8 @@ static mh_status enter(comparer *m, bool resume)
         return mh_fail(MH_ESTATE, "%s: there is no comparison to resume; start it without --resume",
                        c->folder);
     MH_TRY(mh_lock_take(&m->lock, lock));
-    if (mh_state_exists(c->folder))
+    MH_TRY(mh_state_exists(c->folder, &is_run));
+    if (is_run)
         return mh_fail(MH_ESTATE, "%s: this is the folder of a single run; choose another --output",
                        c->folder);
     if (!resume && mh_path_exists(recipe))
@@ -241,7 +243,7 @@ static mh_status write_result(const mh_comparison *c, const mh_compare_run *run)
     MH_TRY(mh_recipe_identity(&recipe, identity));
     json_t *sets = json_object();
     for (int i = 0; i < c->sets; i++)
-        json_object_set_new(
+        mh_json_set(
             sets, c->set[i].name,
             json_pack("{s:s, s:o}", "path", c->set[i].path, "loss", mh_json_real(run->loss[i])));
     json_t *json = json_pack("{s:s, s:s, s:o}", "recipe", identity, "data", c->data, "sets", sets);
@@ -309,8 +311,9 @@ static mh_status train_run(comparer *m, mh_compare_run *run)
 {
     mh_recipe recipe = recipe_of(&m->c, run);
     mh_train_watch watch = {.context = m, .step = on_step, .log = on_log, .stop = m->watch->stop};
-    mh_train_mode mode = mh_state_exists(run->folder) ? MH_TRAIN_RESUME : MH_TRAIN_NEW;
-    MH_TRY(mh_train(&recipe, mode, NULL, &watch));
+    bool begun;
+    MH_TRY(mh_state_exists(run->folder, &begun));
+    MH_TRY(mh_train(&recipe, begun ? MH_TRAIN_RESUME : MH_TRAIN_NEW, NULL, &watch));
     MH_TRY(measure_valid(&m->c, run));
     MH_TRY(measure_texts(m, run));
     return write_result(&m->c, run);

@@ -54,8 +54,8 @@ static json_t *experts_of(const mh_train_log *log)
     for (int i = 0; i < log->moe_layers; i++) {
         json_t *rows = json_array();
         for (int e = 0; e < log->experts; e++)
-            json_array_append_new(rows, json_integer(log->rows[i * log->experts + e]));
-        json_array_append_new(layers,
+            mh_json_append(rows, json_integer(log->rows[i * log->experts + e]));
+        mh_json_append(layers,
                               json_pack("{s:I, s:o, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
                                         "entropy", mh_json_real(log->load[i].entropy), "largest",
                                         mh_json_real(log->load[i].largest), "dropped",
@@ -80,9 +80,9 @@ static json_t *line_of(const mh_train_log *log)
     double value;
     for (int i = 0; i < NUMBERS; i++)
         if (number_of(log, i, &value))
-            json_object_set_new(line, numbers[i].key, mh_json_real(value));
+            mh_json_set(line, numbers[i].key, mh_json_real(value));
     if (has_updates(log))
-        json_object_set_new(line, "experts", experts_of(log));
+        mh_json_set(line, "experts", experts_of(log));
     return line;
 }
 
@@ -121,7 +121,7 @@ mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log)
 {
     json_t *json = line_of(log);
     if (!metrics->started)
-        json_object_set_new(json, "machine", machine());
+        mh_json_set(json, "machine", machine());
     metrics->started = true;
     mh_text line = {0};
     mh_status status = mh_json_dump(json, false, &line);
@@ -133,15 +133,18 @@ mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log)
 }
 
 /* The step of a line, or -1 where it is no line of ours. */
-static int64_t step_of(const char *line, size_t length)
+static mh_status step_of(const char *line, size_t length, int64_t *number)
 {
     json_t *json;
-    if (mh_json_parse(&json, line, length, METRICS_FILE) != MH_OK)
-        return -1;
+    *number = -1;
+    mh_status status = mh_json_parse(&json, line, length, METRICS_FILE);
+    if (status != MH_OK)
+        return status == MH_EFORMAT ? MH_OK : status;
     const json_t *step = json_object_get(json, "step");
-    int64_t number = json_is_integer(step) ? json_integer_value(step) : -1;
+    if (json_is_integer(step))
+        *number = json_integer_value(step);
     json_decref(json);
-    return number;
+    return MH_OK;
 }
 
 /* Bytes of the leading lines that are whole and of steps up to `step`. */
@@ -149,17 +152,20 @@ static mh_status measure(const char *path, int64_t step, size_t *bytes)
 {
     mh_map map;
     MH_TRY(mh_map_open(&map, path));
+    mh_status status = MH_OK;
     size_t at = 0;
     while (at < map.size) {
         const char *line = (const char *)map.data + at, *end = memchr(line, '\n', map.size - at);
-        int64_t number = end ? step_of(line, (size_t)(end - line)) : -1;
+        int64_t number = -1;
+        if (end)
+            status = step_of(line, (size_t)(end - line), &number);
         if (number < 0 || number > step)
             break;
         at += (size_t)(end - line) + 1;
     }
     *bytes = at;
     mh_map_close(&map);
-    return MH_OK;
+    return status;
 }
 
 mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step)

@@ -29,6 +29,7 @@ mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *trai
 mh_status mh_train_check_folder(const char *run, bool resume)
 {
     char speed[MH_PATH];
+    bool exists = false;
     MH_TRY(mh_path_join(speed, run, MH_SPEED_FILE));
     if (mh_path_exists(speed))
         return mh_fail(
@@ -36,7 +37,8 @@ mh_status mh_train_check_folder(const char *run, bool resume)
             "%s: a comparison is in this folder; go on with it by 'mhmoe compare' and --resume, or choose "
             "another by --set train.run=FOLDER",
             run);
-    if (!resume && mh_state_exists(run))
+    MH_TRY(mh_state_exists(run, &exists));
+    if (!resume && exists)
         return mh_fail(
             MH_ESTATE,
             "%s: a run is in this folder already; go on with it by --resume, choose another by --set "

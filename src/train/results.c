@@ -172,11 +172,11 @@ static json_t *runs_json(const digest *d, int arm)
                                  run->folder + strlen(c->folder) + 1, "state", states[run->state]);
         json_t *loss = json_object();
         for (int s = 0; s < c->sets && run->state == MH_RUN_FINISHED; s++)
-            json_object_set_new(loss, c->set[s].name, mh_json_real(run->loss[s]));
-        json_object_set_new(json, "loss", loss);
+            mh_json_set(loss, c->set[s].name, mh_json_real(run->loss[s]));
+        mh_json_set(json, "loss", loss);
         if (run->state == MH_RUN_FAILED)
-            json_object_set_new(json, "message", json_string(run->message));
-        json_array_append_new(runs, json);
+            mh_json_set(json, "message", json_string(run->message));
+        mh_json_append(runs, json);
     }
     return runs;
 }
@@ -187,7 +187,7 @@ static json_t *model_json(const digest *d, int index)
     const mh_arm *arm = s->arm;
     json_t *perplexity = json_object();
     for (int i = 0; i < d->c->sets; i++)
-        json_object_set_new(perplexity, d->c->set[i].name, measure_json(&s->measures[i]));
+        mh_json_set(perplexity, d->c->set[i].name, measure_json(&s->measures[i]));
     return json_pack(
         "{s:s, s:b, s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:{s:b, s:o, s:o, s:o}, s:o}",
         "name", arm->name, "causal", mh_config_noncausal(&arm->recipe.model) == NULL, "parameters",
@@ -203,7 +203,7 @@ static json_t *model_json(const digest *d, int index)
 
 /* ---- the table ----------------------------------------------------------------------------------------- */
 
-#define ADD(row, ...) json_array_append_new(row, json_sprintf(__VA_ARGS__))
+#define ADD(row, ...) mh_json_append(row, json_sprintf(__VA_ARGS__))
 
 /* Two decimals say enough of a perplexity of 20, not of one of 2. */
 static int decimals(const digest *d, int set)
@@ -279,7 +279,7 @@ static json_t *table_of(const digest *d)
 {
     json_t *rows = json_array();
     for (int i = 0; i < d->c->arms; i++)
-        json_array_append_new(rows, row_of(d, i));
+        mh_json_append(rows, row_of(d, i));
     return json_pack("{s:o, s:o}", "columns", columns_of(d), "rows", rows);
 }
 
@@ -380,9 +380,9 @@ static json_t *results_of(const digest *d)
     const mh_comparison *c = d->c;
     json_t *models = json_array(), *sets = json_array();
     for (int i = 0; i < c->arms; i++)
-        json_array_append_new(models, model_json(d, i));
+        mh_json_append(models, model_json(d, i));
     for (int i = 0; i < c->sets; i++)
-        json_array_append_new(sets, json_pack("{s:s, s:s}", "name", c->set[i].name, "path", c->set[i].path));
+        mh_json_append(sets, json_pack("{s:s, s:s}", "name", c->set[i].name, "path", c->set[i].path));
     return json_pack("{s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:o, s:o, s:o, s:o, s:o}", "format_version",
                      MH_COMPARISON_VERSION, "folder", c->folder, "baseline", d->baseline, "data", c->data,
                      "runs", c->runs, "finished", d->finished, "failed", d->failed, "confidence", CONFIDENCE,

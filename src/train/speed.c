@@ -21,7 +21,7 @@ static mh_status run_short(const mh_arm *arm, const mh_batches *data, json_t *se
         double started = mh_seconds();
         status = mh_step_next(&step, data, &made);
         if (number > 1)
-            json_array_append_new(seconds, json_real(mh_seconds() - started));
+            mh_json_append(seconds, json_real(mh_seconds() - started));
     }
     mh_step_release(&step);
     return status == MH_OK ? MH_OK : mh_fail_in(status, "model %s", arm->name);
@@ -31,7 +31,7 @@ static mh_status measure(const mh_arm *arm, int count, const mh_batches *data, j
                          const mh_progress *progress)
 {
     for (int i = 0; i < count; i++)
-        json_object_set_new(all, arm[i].name, json_array());
+        mh_json_set(all, arm[i].name, json_array());
     for (int n = 0; n < ROUNDS * count; n++) {
         mh_progress_report(progress, "timing", n, ROUNDS * count, arm[n % count].name);
         if (mh_progress_stopped(progress))

@@ -2,6 +2,7 @@
 #include "train/train.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,8 @@ static mh_status list_steps(const char *run, int64_t **step, int *count)
     mh_text found = {0};
     mh_status status = mh_path_join(path, run, "checkpoints");
     DIR *dir = status == MH_OK ? opendir(path) : NULL;
+    if (status == MH_OK && dir == NULL && errno != ENOENT) /* what is there must not count as nothing */
+        status = mh_fail_errno("read folder", path);
     for (const struct dirent *entry; dir && status == MH_OK && (entry = readdir(dir)) != NULL;) {
         int64_t number = mh_checkpoint_step(entry->d_name);
         if (number >= 0)
@@ -50,14 +53,14 @@ static mh_status list_steps(const char *run, int64_t **step, int *count)
     return MH_OK;
 }
 
-bool mh_state_exists(const char *run)
+mh_status mh_state_exists(const char *run, bool *exists)
 {
     int64_t *step;
     int count;
-    if (list_steps(run, &step, &count) != MH_OK)
-        return false;
+    MH_TRY(list_steps(run, &step, &count));
     free(step);
-    return count > 0;
+    *exists = count > 0;
+    return MH_OK;
 }
 
 /* ---- moments: two tensors for each parameter, NAME.m and NAME.v ---------------------------------------- */
@@ -182,12 +185,23 @@ static mh_status read_state(mh_trainer_state *state, const char *folder)
 
 /* ---- the whole ----------------------------------------------------------------------------------------- */
 
+/* The evaluation that a checkpoint lacked, because the run was stopped in it. The state comes last: until it is
+ * there, the evaluation is made again. */
+static mh_status add_evaluation(const char *folder, const mh_recipe *recipe, const mh_model *model,
+                                const mh_trainer_state *state)
+{
+    MH_TRY(mh_card_write(recipe, model, state, folder));
+    return write_state(state, recipe->train.seed, folder);
+}
+
 mh_status mh_state_save(const char *run, const mh_recipe *recipe, const mh_model *model,
                         const mh_tokenizer *tokenizer, const mh_optimizer *optimizer,
                         const mh_trainer_state *state)
 {
     char folder[MH_PATH], aside[MH_PATH];
     MH_TRY(folder_of(folder, run, state->step, ""));
+    if (mh_path_is_dir(folder))
+        return add_evaluation(folder, recipe, model, state);
     MH_TRY(mh_folder_begin(aside, folder));
     mh_status status = mh_checkpoint_write(model, tokenizer, aside);
     if (status == MH_OK)

@@ -151,7 +151,8 @@ typedef struct {
     char recipe[17], data[17];              /* identities */
 } mh_trainer_state;
 
-/* The model's checkpoint with optimizer.safetensors, trainer_state.json and README.md, all at once. */
+/* The model's checkpoint with optimizer.safetensors, trainer_state.json and README.md, all at once. Where that
+ * step's is there, it gets the evaluation that it lacked. */
 mh_status mh_state_save(const char *run, const mh_recipe *recipe, const mh_model *model,
                         const mh_tokenizer *tokenizer, const mh_optimizer *optimizer,
                         const mh_trainer_state *state);
@@ -162,7 +163,7 @@ mh_status mh_state_load(const char *run, mh_model *model, mh_optimizer *optimize
                         mh_text *skipped);
 
 /* Whether a run has any checkpoint. */
-bool mh_state_exists(const char *run);
+mh_status mh_state_exists(const char *run, bool *exists);
 
 /* Removes all but the newest `keep` checkpoints (0: keeps all), and what an interrupted write left. */
 mh_status mh_state_prune(const char *run, int64_t keep);

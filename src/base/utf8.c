@@ -1,5 +1,5 @@
 /* utf8: valid text, and where to cut it. */
-#include "data/data.h"
+#include "base/base.h"
 
 #include <string.h>
 
@@ -28,6 +28,14 @@ static size_t sequence(const unsigned char *s, size_t n, bool *valid)
     }
     *valid = true;
     return length;
+}
+
+bool mh_utf8_valid(const char *text, size_t length)
+{
+    bool valid = true;
+    for (size_t at = 0; valid && at < length;)
+        at += sequence((const unsigned char *)text + at, length - at, &valid);
+    return valid;
 }
 
 mh_status mh_utf8_clean(const char *text, size_t length, mh_text *out, int64_t *invalid)

@@ -1,0 +1,24 @@
+/* Faults put under a program: allocations that are refused, and calls to the file system that fail or never return.
+ * Both files define functions of libc, which then are the process's own, whichever library calls them. */
+#ifndef FAULTS_H
+#define FAULTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* ---- memory.c ------------------------------------------------------------------------------------------ */
+
+/* Who asks for memory: this program itself, a library on its behalf, or oneDNN. */
+typedef enum { FAULTS_OWN, FAULTS_LIBRARY, FAULTS_ONEDNN, FAULTS_CALLERS } faults_caller;
+
+/* Counts all threads' allocations from now on, and refuses number `refused` of those that `caller` makes (from 1;
+ * 0: none). OpenMP's own are neither counted nor refused: it ends the process where it gets no memory. */
+void faults_memory_begin(faults_caller caller, int64_t refused);
+
+/* Ends that, and tells how many there were. */
+void faults_memory_end(int64_t count[FAULTS_CALLERS]);
+
+/* Blocks that are allocated and not freed, since the process began. */
+int64_t faults_memory_live(void);
+
+#endif
