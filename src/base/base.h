@@ -174,8 +174,9 @@ mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
 mh_status mh_folder_commit(const char *aside, const char *path);
 mh_status mh_remove_tree(const char *path); /* a missing path is fine */
 
-/* The same for a folder that must not exist at the beginning either, made by one process at a time: path.lock is held meanwhile and then removed. Commit ends it in any case. Abort removes what was
- * begun and keeps the sentence of the failure; harmless after commit, and on {0}. */
+/* The same for a folder that must not exist at the beginning either, made by one process at a time: path.lock
+ * is held meanwhile and then removed. Commit ends it in any case. Abort removes what was begun and keeps the
+ * sentence of the failure; harmless after commit, and on {0}. */
 typedef struct {
     char path[MH_PATH], aside[MH_PATH];
     mh_lock lock;
@@ -225,8 +226,8 @@ mh_status mh_json_dump_script(const json_t *json, mh_text *out);
 
 mh_status mh_json_write(const char *path, const json_t *json); /* pretty, aside and renamed */
 
-/* Adds `item`, which it takes over. Where memory ran out for the container, the item or this, the next dump of
- * the thread fails. */
+/* Adds `item`, which it takes over. Where memory ran out for the container, the item or this, the next dump
+ * of the thread fails. */
 void mh_json_append(json_t *array, json_t *item);
 void mh_json_set(json_t *object, const char *key, json_t *item);
 

@@ -71,9 +71,9 @@ mh_status mh_folder_commit(const char *aside, const char *path)
     MH_TRY(beside(final, path, ""));
     MH_TRY(walk_tree(aside, sync_entry));
     if (mh_path_exists(final))
-        return mh_fail(MH_ESTATE,
-                       "%s has appeared meanwhile and is not replaced; choose another output or remove it first",
-                       final);
+        return mh_fail(
+            MH_ESTATE,
+            "%s has appeared meanwhile and is not replaced; choose another output or remove it first", final);
     /* Should it appear just here, rename itself refuses a folder that holds something. */
     if (rename(aside, final) != 0)
         return mh_fail_errno("rename to", final);

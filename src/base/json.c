@@ -11,6 +11,8 @@ mh_status mh_json_parse(json_t **json, const char *data, size_t length, const ch
 {
     json_error_t error;
     *json = json_loadb(data, length, FLAGS, &error); /* jansson's own limit on depth is 2048 */
+    if (*json == NULL) /* to jansson, a token that got no memory is a wrong one; what is wrong is so again */
+        *json = json_loadb(data, length, FLAGS, &error);
     if (*json != NULL)
         return MH_OK;
     if (error.text[0] == '\0' || json_error_code(&error) == json_error_out_of_memory)
@@ -33,8 +35,8 @@ mh_status mh_json_read(json_t **json, const char *path)
     return status;
 }
 
-/* What an array or object could not take would just be missing in the file; the next dump of this thread fails
- * instead. A builder that got no memory passes NULL on, json_pack too, so no caller needs to look. */
+/* What an array or object could not take would just be missing in the file; the next dump of this thread
+ * fails instead. A builder that got no memory passes NULL on, json_pack too, so no caller needs to look. */
 static _Thread_local bool lost;
 
 void mh_json_append(json_t *array, json_t *item)
@@ -47,17 +49,24 @@ void mh_json_set(json_t *object, const char *key, json_t *item)
     lost |= json_object_set_new(object, key, item) != 0;
 }
 
-static int add(const char *data, size_t length, void *text)
+typedef struct {
+    mh_text *text;
+    bool failed; /* jansson does not look at all its answers */
+} sink;
+
+static int add(const char *data, size_t length, void *context)
 {
-    return mh_text_add(text, data, length) == MH_OK ? 0 : -1;
+    sink *s = context;
+    s->failed = s->failed || mh_text_add(s->text, data, length) != MH_OK;
+    return s->failed ? -1 : 0;
 }
 
 static mh_status dump(const json_t *json, size_t flags, mh_text *out)
 {
     size_t before = out->length;
-    bool whole = !lost;
+    sink to = {out, lost};
     lost = false;
-    if (whole && json_dump_callback(json, add, out, flags | JSON_ENCODE_ANY) == 0)
+    if (json_dump_callback(json, add, &to, flags | JSON_ENCODE_ANY) == 0 && !to.failed)
         return MH_OK;
     out->length = before;
     return mh_fail(MH_EMEMORY, "the system refused memory for a JSON text");

@@ -326,8 +326,7 @@ json_t *mh_options_to_json(const mh_options *options, const void *config)
 {
     json_t *json = json_object();
     for (int s = 0; s < options->count; s++)
-        mh_json_set(json, options->sections[s].name,
-                            mh_section_to_json(&options->sections[s], config));
+        mh_json_set(json, options->sections[s].name, mh_section_to_json(&options->sections[s], config));
     return json;
 }
 

@@ -72,9 +72,9 @@ static json_t *line_json(const mh_bench_line *line)
     for (int i = 0; i < line->figures; i++) {
         const mh_spread *v = &line->figure[i].value;
         mh_json_set(figures, line->figure[i].name,
-                            json_pack("{s:o, s:o, s:o, s:i}", "median", real_or_null(v->median),
-                                      "lower_quartile", real_or_null(v->low), "upper_quartile",
-                                      real_or_null(v->high), "samples", v->count));
+                    json_pack("{s:o, s:o, s:o, s:i}", "median", real_or_null(v->median), "lower_quartile",
+                              real_or_null(v->low), "upper_quartile", real_or_null(v->high), "samples",
+                              v->count));
     }
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:o}", "benchmark", line->benchmark, "subject",
                      line->subject, "type", line->type, "pass", line->pass, "who", line->who, "kept",
@@ -117,8 +117,8 @@ static json_t *yardstick(const mh_bench *bench)
     json_t *probes = json_object();
     for (int i = 0; i < 2; i++)
         mh_json_set(probes, types[i] == MH_F32 ? "f32" : "bf16",
-                            json_pack("{s:s, s:f}", "name", mh_probe_of(types[i])->name, "best_gflops",
-                                      bench->best[types[i]] * 1e-9));
+                    json_pack("{s:s, s:f}", "name", mh_probe_of(types[i])->name, "best_gflops",
+                              bench->best[types[i]] * 1e-9));
     return probes;
 }
 

@@ -215,7 +215,7 @@ static json_t *run_checks(bool *passed)
         *passed = *passed && ok;
         json_t *value = isfinite(error) ? json_real(error) : json_null();
         mh_json_append(list, json_pack("{s:s, s:o, s:f, s:b}", "name", checks[i].name, "error", value,
-                                              "bound", checks[i].bound, "ok", ok));
+                                       "bound", checks[i].bound, "ok", ok));
     }
     return list;
 }

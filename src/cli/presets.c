@@ -82,9 +82,8 @@ static int list_all(const request *r, bool as_json)
         tell(name, summary, text);
         bool there = measure(r, name, &l) == MH_OK;
         if (as_json)
-            mh_json_append(rows, there
-                                            ? row_json(name, text, &l)
-                                            : json_pack("{s:s, s:s}", "preset", name, "error", mh_message()));
+            mh_json_append(rows, there ? row_json(name, text, &l)
+                                       : json_pack("{s:s, s:s}", "preset", name, "error", mh_message()));
         else if (there)
             print_row(name, text, &l, &base);
         else

@@ -26,8 +26,7 @@ json_t *cli_libraries(void)
     mh_json_set(list, "libyaml", json_string(yaml_get_version_string()));
     mh_json_set(list, "libarchive", json_string(archive_version_string() + strlen("libarchive ")));
     unsigned xxhash = XXH_versionNumber();
-    mh_json_set(list, "xxHash",
-                        json_sprintf("%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100));
+    mh_json_set(list, "xxHash", json_sprintf("%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100));
     return list;
 }
 

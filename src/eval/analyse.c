@@ -305,7 +305,7 @@ static json_t *labels_json(const analysis *a)
     json_t *labels = json_array();
     for (int i = 0; i < a->excerpts.labels; i++)
         mh_json_append(labels, json_pack("{s:s, s:I}", "label", a->excerpts.label[i], "tokens",
-                                                (json_int_t)a->routing[0].label.seen[i]));
+                                         (json_int_t)a->routing[0].label.seen[i]));
     return labels;
 }
 
@@ -330,10 +330,10 @@ static json_t *trace_json(const analysis *a)
     for (int64_t t = 0; t < TRACED && t < a->done; t++) {
         json_t *layers = json_array();
         for (int l = 0; l < a->layers; l++)
-            mh_json_append(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)a->routing[l].layer,
-                                                    "heads", trace_heads(a, t, l)));
-        mh_json_append(tokens, json_pack("{s:o, s:o}", "text",
-                                                mh_token_json(a->tokenizer, a->token[t]), "layers", layers));
+            mh_json_append(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)a->routing[l].layer, "heads",
+                                             trace_heads(a, t, l)));
+        mh_json_append(tokens, json_pack("{s:o, s:o}", "text", mh_token_json(a->tokenizer, a->token[t]),
+                                         "layers", layers));
     }
     return json_pack("{s:o}", "tokens", tokens);
 }

@@ -26,11 +26,14 @@ json_t *mh_token_json(const mh_tokenizer *tokenizer, int32_t id)
 {
     mh_text text = {0};
     json_t *json = NULL;
-    if (mh_tokenizer_piece(tokenizer, id, &text) == MH_OK && text.length > 0)
-        json = json_stringn(text.data, text.length); /* NULL where a byte piece is no character */
-    if (json == NULL)
-        json = text.length == 1 ? json_sprintf("<0x%02X>", (unsigned char)text.data[0])
-                                : json_sprintf("<%d>", (int)id);
+    if (mh_tokenizer_piece(tokenizer, id, &text) == MH_OK) {
+        if (text.length > 0 && mh_utf8_valid(text.data, text.length))
+            json = json_stringn(text.data, text.length);
+        else if (text.length == 1) /* a byte piece that is no character */
+            json = json_sprintf("<0x%02X>", (unsigned char)text.data[0]);
+        else
+            json = json_sprintf("<%d>", (int)id);
+    }
     mh_text_release(&text);
     return json;
 }
@@ -69,7 +72,7 @@ static json_t *head_entropies(const mh_routing *r)
     json_t *heads = json_array();
     for (int64_t j = 0; j < r->heads; j++)
         mh_json_append(heads, mh_rounded(evenness(r->head_load + j * r->experts, r->experts,
-                                                         (double)(r->tokens * r->top_k))));
+                                                  (double)(r->tokens * r->top_k))));
     return heads;
 }
 
@@ -184,14 +187,14 @@ static json_t *expert(const mh_routing *r, int64_t e, const mh_tokenizer *tokeni
     lifted top[TOP];
     int n = most_lifted(r, &r->token, e, top);
     for (int i = 0; i < n; i++)
-        mh_json_append(tokens, json_pack("{s:o, s:o, s:I}", "text",
-                                                mh_token_json(tokenizer, (int32_t)top[i].kind), "lift",
-                                                mh_rounded(top[i].lift), "count", (json_int_t)top[i].count));
+        mh_json_append(tokens,
+                       json_pack("{s:o, s:o, s:I}", "text", mh_token_json(tokenizer, (int32_t)top[i].kind),
+                                 "lift", mh_rounded(top[i].lift), "count", (json_int_t)top[i].count));
     n = most_lifted(r, &r->label, e, top);
     for (int i = 0; i < n; i++)
         mh_json_append(labels, json_pack("{s:s, s:o, s:o}", "label", label[top[i].kind], "share",
-                                                mh_rounded((double)top[i].count / (double)r->load[e]), "lift",
-                                                mh_rounded(top[i].lift)));
+                                         mh_rounded((double)top[i].count / (double)r->load[e]), "lift",
+                                         mh_rounded(top[i].lift)));
     return json_pack("{s:o, s:o}", "tokens", tokens, "labels", labels);
 }
 

@@ -343,8 +343,8 @@ static json_t *log_line(const mh_items *items, const mh_item *item)
     for (int c = 0; c < item->count; c++) {
         const mh_choice *choice = &item->choice[c];
         mh_text answer = {0};
-        if (mh_text_printf(&answer, " %s", choice->answer) == MH_OK)
-            mh_json_append(requests, json_pack("[s, s]", choice->context, answer.data));
+        mh_status status = mh_text_printf(&answer, " %s", choice->answer);
+        mh_json_append(requests, status == MH_OK ? json_pack("[s, s]", choice->context, answer.data) : NULL);
         mh_text_release(&answer);
         mh_json_append(scores, mh_json_real(choice->score));
         if (choice->correct)

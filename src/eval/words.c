@@ -179,7 +179,7 @@ static json_t *occurrence_json(const mh_words *w, int i, const mh_routing *routi
         mh_json_set(json, "label", json_string(label[o->label]));
     for (int l = 0; l < w->layers; l++)
         mh_json_append(layers, json_pack("{s:I, s:o}", "layer", (json_int_t)routing[l].layer, "heads",
-                                                experts(w, i, l)));
+                                         experts(w, i, l)));
     mh_json_set(json, "layers", layers);
     return json;
 }
@@ -194,9 +194,8 @@ static json_t *word_json(const mh_words *w, int word, const mh_routing *routing,
         json_t *heads = json_array();
         for (int64_t j = 0; j < w->heads; j++)
             mh_json_append(heads, mh_rounded(change(w, word, l, j)));
-        mh_json_append(layers,
-                              json_pack("{s:I, s:o, s:o}", "layer", (json_int_t)routing[l].layer, "changed",
-                                        mh_rounded(change(w, word, l, -1)), "heads", heads));
+        mh_json_append(layers, json_pack("{s:I, s:o, s:o}", "layer", (json_int_t)routing[l].layer, "changed",
+                                         mh_rounded(change(w, word, l, -1)), "heads", heads));
     }
     return json_pack("{s:s, s:I, s:o, s:o}", "word", w->word[word], "found", (json_int_t)w->found[word],
                      "occurrences", occurrences, "layers", layers);

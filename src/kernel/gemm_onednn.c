@@ -95,8 +95,8 @@ static state *state_now(void)
     return s;
 }
 
-/* Working memory of at least `bytes`, valid until the next call on this thread; NULL where there is none. It grows
- * a few times in a run's first updates: the rows an expert gets differ. */
+/* Working memory of at least `bytes`, valid until the next call on this thread; NULL where there is none. It
+ * grows a few times in a run's first updates: the rows an expert gets differ. */
 static void *work(state *s, size_t bytes)
 {
     if (bytes > s->work_size) {

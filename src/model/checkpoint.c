@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -302,6 +303,8 @@ mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
                        path, path);
     MH_TRY(mh_path_join(checkpoints, path, "checkpoints"));
     DIR *dir = opendir(checkpoints);
+    if (dir == NULL && errno != ENOENT && errno != ENOTDIR)
+        return mh_fail_errno("read folder", checkpoints);
     if (dir == NULL)
         return mh_fail(MH_EIO,
                        "%s: neither a checkpoint (a folder with " CONFIG_FILE

@@ -142,8 +142,7 @@ static void end_point(reader *r)
 static void end_column(reader *r)
 {
     if (r->load)
-        mh_json_append(r->experts,
-                              json_pack("{s:I, s:o}", "step", (json_int_t)r->step, "layers", r->load));
+        mh_json_append(r->experts, json_pack("{s:I, s:o}", "step", (json_int_t)r->step, "layers", r->load));
     r->load = NULL;
 }
 

@@ -243,9 +243,8 @@ static mh_status write_result(const mh_comparison *c, const mh_compare_run *run)
     MH_TRY(mh_recipe_identity(&recipe, identity));
     json_t *sets = json_object();
     for (int i = 0; i < c->sets; i++)
-        mh_json_set(
-            sets, c->set[i].name,
-            json_pack("{s:s, s:o}", "path", c->set[i].path, "loss", mh_json_real(run->loss[i])));
+        mh_json_set(sets, c->set[i].name,
+                    json_pack("{s:s, s:o}", "path", c->set[i].path, "loss", mh_json_real(run->loss[i])));
     json_t *json = json_pack("{s:s, s:s, s:o}", "recipe", identity, "data", c->data, "sets", sets);
     mh_status status = mh_json_seal(json, path);
     if (status == MH_OK)

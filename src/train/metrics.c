@@ -55,11 +55,10 @@ static json_t *experts_of(const mh_train_log *log)
         json_t *rows = json_array();
         for (int e = 0; e < log->experts; e++)
             mh_json_append(rows, json_integer(log->rows[i * log->experts + e]));
-        mh_json_append(layers,
-                              json_pack("{s:I, s:o, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
-                                        "entropy", mh_json_real(log->load[i].entropy), "largest",
-                                        mh_json_real(log->load[i].largest), "dropped",
-                                        mh_json_real(log->load[i].dropped), "rows", rows));
+        mh_json_append(layers, json_pack("{s:I, s:o, s:o, s:o, s:o}", "layer", (json_int_t)log->moe_layer[i],
+                                         "entropy", mh_json_real(log->load[i].entropy), "largest",
+                                         mh_json_real(log->load[i].largest), "dropped",
+                                         mh_json_real(log->load[i].dropped), "rows", rows));
     }
     return layers;
 }

@@ -185,8 +185,8 @@ static mh_status read_state(mh_trainer_state *state, const char *folder)
 
 /* ---- the whole ----------------------------------------------------------------------------------------- */
 
-/* The evaluation that a checkpoint lacked, because the run was stopped in it. The state comes last: until it is
- * there, the evaluation is made again. */
+/* The evaluation that a checkpoint lacked, because the run was stopped in it. The state comes last: until it
+ * is there, the evaluation is made again. */
 static mh_status add_evaluation(const char *folder, const mh_recipe *recipe, const mh_model *model,
                                 const mh_trainer_state *state)
 {

@@ -151,8 +151,8 @@ typedef struct {
     char recipe[17], data[17];              /* identities */
 } mh_trainer_state;
 
-/* The model's checkpoint with optimizer.safetensors, trainer_state.json and README.md, all at once. Where that
- * step's is there, it gets the evaluation that it lacked. */
+/* The model's checkpoint with optimizer.safetensors, trainer_state.json and README.md, all at once. Where
+ * that step's is there, it gets the evaluation that it lacked. */
 mh_status mh_state_save(const char *run, const mh_recipe *recipe, const mh_model *model,
                         const mh_tokenizer *tokenizer, const mh_optimizer *optimizer,
                         const mh_trainer_state *state);

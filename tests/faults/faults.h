@@ -1,5 +1,6 @@
-/* Faults put under a program: allocations that are refused, and calls to the file system that fail or never return.
- * Both files define functions of libc, which then are the process's own, whichever library calls them. */
+/* Faults put under a program: allocations that are refused, and calls to the file system that fail or never
+ * return. Both files define functions of libc, which then are the process's own, whichever library calls
+ * them. */
 #ifndef FAULTS_H
 #define FAULTS_H
 
@@ -8,11 +9,14 @@
 
 /* ---- memory.c ------------------------------------------------------------------------------------------ */
 
-/* Who asks for memory: this program itself, a library on its behalf, or oneDNN. */
-typedef enum { FAULTS_OWN, FAULTS_LIBRARY, FAULTS_ONEDNN, FAULTS_CALLERS } faults_caller;
+/* Who asks for memory: this program itself; a library, the C library above all, on its behalf; and those
+ * apart that do not survive a refusal. libarchive and OpenMP end the process, protobuf in SentencePiece reads
+ * what it has not set (all of operator new is apart for that); oneDNN is one of them because of what it takes
+ * in every step. */
+typedef enum { FAULTS_OWN, FAULTS_LIBRARY, FAULTS_APART, FAULTS_OPENMP, FAULTS_CALLERS } faults_caller;
 
-/* Counts all threads' allocations from now on, and refuses number `refused` of those that `caller` makes (from 1;
- * 0: none). OpenMP's own are neither counted nor refused: it ends the process where it gets no memory. */
+/* Counts all threads' allocations from now on, and refuses number `refused` of those that `caller` makes
+ * (from 1; 0: none). */
 void faults_memory_begin(faults_caller caller, int64_t refused);
 
 /* Ends that, and tells how many there were. */

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,45 +29,57 @@ static faults_caller victim;
 
 /* ---- whose code an address is -------------------------------------------------------------------------- */
 
-/* Where the executable and the libraries that are told apart lie in memory; asking each time would allocate. */
+/* Where the executable and the libraries that are told apart lie in memory; asking each time would allocate.
+ */
 typedef struct {
+    const char *name; /* a part of the file's */
+    faults_caller caller;
     uintptr_t begin, end;
-} range;
+} object;
 
-static range program, onednn, openmp;
-
-static bool within(range r, uintptr_t address)
-{
-    return address >= r.begin && address < r.end;
-}
+enum { PROGRAM, OBJECTS = 5 };
+static object objects[OBJECTS] = {[PROGRAM] = {.name = "", .caller = FAULTS_OWN},
+                                  {.name = "libdnnl", .caller = FAULTS_APART},
+                                  {.name = "libstdc++", .caller = FAULTS_APART},
+                                  {.name = "libarchive", .caller = FAULTS_APART},
+                                  {.name = "omp.so", .caller = FAULTS_OPENMP}};
 
 static int find_object(struct dl_phdr_info *info, size_t size, void *context)
 {
     (void)size, (void)context;
-    range *found = info->dlpi_name[0] == '\0'             ? &program
-                   : strstr(info->dlpi_name, "libdnnl")   ? &onednn
-                   : strstr(info->dlpi_name, "omp.so")    ? &openmp
-                                                          : NULL;
-    if (found == NULL || found->end > 0) /* the first nameless object is the executable */
+    bool nameless = info->dlpi_name[0] == '\0';
+    for (int i = PROGRAM; i < OBJECTS; i++) {
+        object *o = &objects[i];
+        if (o->end > 0 || (i == PROGRAM) != nameless || strstr(info->dlpi_name, o->name) == NULL)
+            continue; /* of the nameless ones the first is the executable */
+        o->begin = UINTPTR_MAX;
+        for (int j = 0; j < info->dlpi_phnum; j++) {
+            const ElfW(Phdr) *part = &info->dlpi_phdr[j];
+            uintptr_t begin = info->dlpi_addr + part->p_vaddr, end = begin + part->p_memsz;
+            if (part->p_type != PT_LOAD)
+                continue;
+            o->begin = begin < o->begin ? begin : o->begin;
+            o->end = end > o->end ? end : o->end;
+        }
         return 0;
-    for (int i = 0; i < info->dlpi_phnum; i++) {
-        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
-        uintptr_t begin = info->dlpi_addr + part->p_vaddr;
-        if (part->p_type != PT_LOAD)
-            continue;
-        found->begin = found->end == 0 || begin < found->begin ? begin : found->begin;
-        found->end = begin + part->p_memsz > found->end ? begin + part->p_memsz : found->end;
     }
     return 0;
+}
+
+static faults_caller caller_of(uintptr_t address)
+{
+    for (int i = PROGRAM; i < OBJECTS; i++)
+        if (address >= objects[i].begin && address < objects[i].end)
+            return objects[i].caller;
+    return FAULTS_LIBRARY;
 }
 
 /* Whether this allocation is to be refused. */
 static bool refuse(void *caller)
 {
-    uintptr_t at = (uintptr_t)caller;
-    if (!atomic_load(&counting) || within(openmp, at))
+    if (!atomic_load(&counting))
         return false;
-    faults_caller who = within(program, at) ? FAULTS_OWN : within(onednn, at) ? FAULTS_ONEDNN : FAULTS_LIBRARY;
+    faults_caller who = caller_of((uintptr_t)caller);
     int64_t number = atomic_fetch_add(&counted[who], 1) + 1;
     if (who != victim || number != atomic_load(&refused))
         return false;
@@ -76,7 +89,7 @@ static bool refuse(void *caller)
 
 void faults_memory_begin(faults_caller caller, int64_t number)
 {
-    if (program.end == 0)
+    if (objects[PROGRAM].end == 0)
         dl_iterate_phdr(find_object, NULL);
     for (int i = 0; i < FAULTS_CALLERS; i++)
         atomic_store(&counted[i], 0);
@@ -127,6 +140,11 @@ void *realloc(void *old, size_t bytes)
 }
 
 void *aligned_alloc(size_t alignment, size_t bytes)
+{
+    return refuse(CALLER) ? NULL : given(REAL_ALIGNED_ALLOC(alignment, bytes));
+}
+
+void *memalign(size_t alignment, size_t bytes)
 {
     return refuse(CALLER) ? NULL : given(REAL_ALIGNED_ALLOC(alignment, bytes));
 }
