@@ -67,6 +67,11 @@ fuzz: deps-build deps-dev
 	cmake --build build-fuzz --target fuzz
 	tests/fuzz/run build-fuzz $(FUZZ_SECONDS)
 
+# A run that is killed 200 times, half of them inside writes, ends in the same bytes: ten minutes or more.
+kills: all
+	cmake --build build --target faults_files
+	bash tests/cli/resume.sh $(CURDIR)/build 200
+
 # Our files read by other people's programs (Python, in .venv).
 interop: deps-build deps-dev all
 	tests/interop/run build
@@ -103,4 +108,5 @@ deps-%:
 
 # Ninja runs in parallel; these steps are in order.
 .NOTPARALLEL:
-.PHONY: all check demo install package package-test bare asan tsan valgrind tidy fuzz interop bench bench-peers bench-peers-current bench-memory format layers docs
+.PHONY: all check demo install package package-test bare asan tsan valgrind tidy fuzz kills interop docs format layers \
+        bench bench-peers bench-peers-current bench-memory

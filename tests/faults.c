@@ -4,7 +4,21 @@
 #include "report/report.h"
 #include "tiny.h"
 
+#include <errno.h>
 #include <omp.h>
+#include <unistd.h>
+
+/* A data folder out of corpus.txt. */
+static mh_status build(const char *output)
+{
+    const char *input = tiny_path("corpus.txt");
+    mh_build how = {.tokenizer = tiny_path("tiny.model"),
+                    .inputs = &input,
+                    .input_count = 1,
+                    .output = tiny_path(output),
+                    .valid_fraction = 0.3};
+    return mh_data_build(&how, NULL, NULL);
+}
 
 static int setup(void **state)
 {
@@ -16,13 +30,7 @@ static int setup(void **state)
     OK(mh_file_write(tiny_path("corpus.txt"), more.data, more.length));
     mh_text_release(&text);
     mh_text_release(&more);
-    const char *input = tiny_path("corpus.txt");
-    mh_build build = {.tokenizer = tiny_path("tiny.model"),
-                      .inputs = &input,
-                      .input_count = 1,
-                      .output = tiny_path("data"),
-                      .valid_fraction = 0.3};
-    OK(mh_data_build(&build, NULL, NULL));
+    OK(build("data"));
     static const char questions[] =
         "{\"query\": \"The fox\", \"choices\": [\"jumps\", \"sang\"], \"gold\": 0}\n";
     OK(mh_file_write(tiny_path("questions.jsonl"), questions, sizeof questions - 1));
@@ -137,8 +145,8 @@ typedef struct {
     const char *name;
     mh_status (*call)(mh_text *made);
     const char *prepare; /* for the shell, in the tests' folder */
-    /* Only this program's own are refused: it reads text, and glibc's fts_open uses what it was refused, or
-     * JSON, and jansson's reader then leaves out the characters it had no room for. */
+    /* Only this program's own allocations are refused: it reads text, and glibc's fts_open uses what it was
+     * refused, or JSON, and jansson's reader then leaves out characters or aborts. */
     bool own;
 } faulty;
 
@@ -238,17 +246,29 @@ static mh_status open_batches(mh_text *made)
     return mh_text_add(made, token, sizeof token);
 }
 
+static mh_status build_fresh(mh_text *made)
+{
+    (void)made;
+    return build("fresh");
+}
+
 static mh_status build_data(mh_text *made)
 {
-    const char *input = tiny_path("corpus.txt");
-    mh_build build = {.tokenizer = tiny_path("tiny.model"),
-                      .inputs = &input,
-                      .input_count = 1,
-                      .output = tiny_path("built"),
-                      .valid_fraction = 0.3};
-    MH_TRY(mh_data_build(&build, NULL, NULL));
+    mh_status status = build("built");
+    if (status == MH_ESTATE) /* one that could not be synced at last is there, and whole */
+        assert_non_null(strstr(mh_message(), "built exists already"));
+    else
+        MH_TRY(status);
     MH_TRY(add_file(made, "built/train.tokens"));
     return add_file(made, "built/data.json");
+}
+
+/* What a fault leaves is never taken for a checkpoint. */
+static void nothing_is_damaged(void *context, const char *sentence)
+{
+    (void)context;
+    if (strstr(sentence, "passed over"))
+        fail_msg("%s", sentence);
 }
 
 static mh_status train(mh_text *made, const char *run, mh_train_mode mode)
@@ -256,7 +276,7 @@ static mh_status train(mh_text *made, const char *run, mh_train_mode mode)
     static const char *const files[] = {"model.safetensors", "optimizer.safetensors", "config.json",
                                         "trainer_state.json", "README.md"};
     mh_recipe recipe = recipe_of(run, "train.precision=f32");
-    MH_TRY(mh_train(&recipe, mode, NULL, &(mh_train_watch){0}));
+    MH_TRY(mh_train(&recipe, mode, NULL, &(mh_train_watch){.message = nothing_is_damaged}));
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[MH_PATH];
         snprintf(path, sizeof path, "%s/checkpoints/step-000004/%s", run, files[i]);
@@ -265,14 +285,12 @@ static mh_status train(mh_text *made, const char *run, mh_train_mode mode)
     return MH_OK;
 }
 
-static mh_status begin_run(mh_text *made)
+/* As the sentence of a run that failed says. */
+static mh_status begin_or_resume(mh_text *made)
 {
-    return train(made, "run", MH_TRAIN_NEW);
-}
-
-static mh_status resume_run(mh_text *made)
-{
-    return train(made, "run", MH_TRAIN_RESUME);
+    bool exists;
+    MH_TRY(mh_state_exists(tiny_path("run"), &exists));
+    return train(made, "run", exists ? MH_TRAIN_RESUME : MH_TRAIN_NEW);
 }
 
 static mh_status rehearse(mh_text *made)
@@ -294,7 +312,8 @@ static mh_status compare(mh_text *made)
         MH_TRY(mh_options_assign(&mh_recipe_options, &recipe, settings[i]));
     snprintf(recipe.compare.output, sizeof recipe.compare.output, "%s", tiny_path("comparison"));
     json_t *result;
-    mh_status status = mh_compare(&recipe, false, &(mh_compare_watch){0}, &result);
+    bool begun = mh_path_exists(tiny_path("comparison/recipe.yaml"));
+    mh_status status = mh_compare(&recipe, begun, &(mh_compare_watch){0}, &result);
     if (status == MH_OK && json_integer_value(json_object_get(result, "failed")) > 0)
         status = MH_EMEMORY; /* of one model, which does not keep the others from being trained */
     json_decref(result);
@@ -375,8 +394,8 @@ static const faulty calls[] = {
     {"mh_recipe_read", read_recipe, NULL, false},
     {"mh_batches_open", open_batches, NULL, false},
     {"mh_data_build", build_data, "rm -rf built", true},
-    {"mh_train", begin_run, "rm -rf run", false},
-    {"mh_train, resumed", resume_run, "rm -rf run && cp -r half run", true},
+    {"mh_train", begin_or_resume, "rm -rf run", true},
+    {"mh_train, resumed", begin_or_resume, "rm -rf run && cp -r half run", true},
     {"mh_train_rehearse", rehearse, "rm -rf run", false},
     {"mh_compare", compare, "rm -rf comparison", true},
     {"mh_eval_perplexity", measure_perplexity, NULL, true},
@@ -442,6 +461,112 @@ static void refused_memory_is_told(void **state)
     }
 }
 
+/* ---- a disk that refuses ------------------------------------------------------------------------------- */
+
+/* Every call that changes something on disk fails, one after the other: with a sentence that tells why, or
+ * without harm; and the same command again then makes what it should. */
+static void refused_writes_are_told(void **state)
+{
+    (void)state;
+    static const int errors[] = {ENOSPC, EROFS, EACCES, EIO, EFBIG};
+    enum { TRIES = 80, ERRORS = sizeof errors / sizeof *errors };
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
+        const faulty *f = &calls[c];
+        mh_text should = {0}, made = {0};
+        int64_t count[FAULTS_CALLERS], leaked;
+        faults_files_begin(0, 0);
+        OK(attempt(f, FAULTS_OWN, 0, &should, count, &leaked));
+        int64_t total = faults_files_end(), stride = getenv("FAULTS_ALL") ? 1 : total / TRIES + 1;
+        for (int64_t n = 1 + (int64_t)c % stride; n <= total; n += stride) {
+            int error = errors[n % ERRORS];
+            faults_files_begin(n, error);
+            mh_status status = attempt(f, FAULTS_OWN, 0, &made, count, &leaked);
+            faults_files_end();
+            bool told = status == MH_EIO && strstr(mh_message(), strerror(error)) != NULL;
+            if ((status != MH_OK && !told) || leaked != 0)
+                fail_msg("%s, write %lld of %lld: status %d, %lld blocks leaked, \"%s\" instead of \"%s\"",
+                         f->name, (long long)n, (long long)total, status, (long long)leaked, mh_message(),
+                         strerror(error));
+            made.length = status == MH_OK ? made.length : 0;
+            if (status != MH_OK && f->call(&made) != MH_OK)
+                fail_msg("%s after write %lld of %lld had failed: \"%s\"", f->name, (long long)n,
+                         (long long)total, mh_message());
+            if (made.length != should.length || memcmp(made.data, should.data, made.length) != 0)
+                fail_msg("%s after write %lld of %lld had failed makes something else", f->name, (long long)n,
+                         (long long)total);
+        }
+        mh_text_release(&should);
+        mh_text_release(&made);
+    }
+}
+
+/* ---- two processes, and limits ------------------------------------------------------------------------- */
+
+/* The second is told who the first is. flock holds a file that was opened again, so this process is both. */
+static void a_folder_has_one_process(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *lock;
+        mh_status (*call)(mh_text *made);
+    } table[] = {{"run/lock", begin_or_resume}, {"comparison/lock", compare}, {"fresh.lock", build_fresh}};
+    char host[64] = "", sentence[256];
+    gethostname(host, sizeof host - 1);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        mh_lock lock;
+        mh_text made = {0};
+        snprintf(sentence, sizeof sentence, "%s is held by process %ld on %s; wait for it to end, or stop it",
+                 table[i].lock, (long)getpid(), host);
+        OK(mh_make_dirs(tiny_path("run")));
+        OK(mh_make_dirs(tiny_path("comparison")));
+        OK(mh_lock_take(&lock, tiny_path(table[i].lock)));
+        FAILS(MH_ESTATE, sentence, table[i].call(&made));
+        mh_lock_remove(&lock);
+        mh_text_release(&made);
+    }
+}
+
+/* One over each limit of docs/formats.md. */
+static void beyond_a_limit_is_a_sentence(void **state)
+{
+    (void)state;
+    static const char *const over[] = {
+        "model.dim=16385",      "model.layers=513", "model.attention_heads=513", "model.context=1048577",
+        "model.vocab=16777217", "moe.heads=1025",   "moe.experts=65537",         "moe.top_k=65"};
+    mh_recipe recipe;
+    for (size_t i = 0; i < sizeof over / sizeof *over; i++)
+        FAILS(MH_EUSAGE, "must be a whole number from", mh_recipe_read(&recipe, NULL, &over[i], 1));
+
+    enum { DEPTH = 2048, LINE = 64 << 20 };
+    static char nested[2 * (DEPTH + 1)], long_text[MH_OPTION_TEXT + 16] = "data.train=";
+    json_t *json;
+    memset(nested, '[', DEPTH + 1);
+    memset(nested + DEPTH + 1, ']', DEPTH + 1);
+    FAILS(MH_EFORMAT, "maximum parsing depth", mh_json_parse(&json, nested, sizeof nested, "nested"));
+    OK(mh_json_parse(&json, nested + 1, sizeof nested - 2, "nested"));
+    json_decref(json);
+
+    memset(long_text + strlen(long_text), 'a', MH_OPTION_TEXT);
+    const char *setting = long_text;
+    FAILS(MH_EUSAGE, "text of at most 1023 bytes", mh_recipe_read(&recipe, NULL, &setting, 1));
+
+    /* Holes read as zeros. */
+    const char *line = tiny_path("long.jsonl"), *yaml = tiny_path("long.yaml");
+    OK(mh_file_write(line, "{", 1)); /* zeros alone are an empty tar */
+    OK(mh_file_write(yaml, "", 0));
+    assert_int_equal(truncate(line, LINE + (1 << 17)), 0);
+    assert_int_equal(truncate(yaml, (1 << 20) + 1), 0);
+    mh_corpus *corpus;
+    mh_document document;
+    bool end;
+    OK(mh_corpus_open(&corpus, &line, 1));
+    FAILS(MH_EFORMAT, "long.jsonl:1: this line is longer than 64 MiB",
+          mh_corpus_next(corpus, &document, &end));
+    mh_corpus_close(corpus);
+    FAILS(MH_EFORMAT, "long.yaml is larger than the 1048576 bytes allowed",
+          mh_recipe_read(&recipe, yaml, NULL, 0));
+}
+
 static void stop_it(void *context, const mh_train_log *log)
 {
     *(volatile int *)context = log->step == 2;
@@ -464,11 +589,17 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     omp_set_num_threads(1);
+    /* oneDNN keeps what it has made, and gives way to other products, thus other bits, where it gets no
+     * memory. */
+    setenv("MHMOE_ISA", "portable", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_training_step_allocates_nothing),
         cmocka_unit_test(a_decoding_step_allocates_nothing),
         cmocka_unit_test(runs),
         cmocka_unit_test(refused_memory_is_told),
+        cmocka_unit_test(refused_writes_are_told),
+        cmocka_unit_test(a_folder_has_one_process),
+        cmocka_unit_test(beyond_a_limit_is_a_sentence),
     };
     return cmocka_run_group_tests(tests, setup, tiny_teardown);
 }

@@ -56,6 +56,8 @@ static const char *remedy(int error)
     case ENOSPC:
     case EDQUOT:
         return "; the disk is full: free space or choose another place";
+    case EFBIG:
+        return "; files may not grow that large here: raise the limit (ulimit -f) or choose another place";
     case EROFS:
         return "; the file system is read-only: choose another place";
     case EACCES:

@@ -142,8 +142,10 @@ int main(int argc, char **argv)
 {
     wait_asleep(argv);
     atexit(close_output);
-    /* A broken pipe must not end a training between two checkpoints: writing fails instead. */
+    /* Neither a broken pipe nor a limit on the size of files (ulimit -f) ends a training between two
+     * checkpoints: writing fails instead, with a sentence. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 
     mh_status status = mh_isa_init();
     if (status != MH_OK)

@@ -1,11 +1,14 @@
-# A run that is killed twenty times (kill -9, at random moments) and resumed ends in the same bytes as one that
-# was left alone. Usage: resume.sh BUILD_DIR [SEED]
+# A run that is killed (kill -9) and resumed ends in the same bytes as one that was left alone. Of every two kills one
+# comes at a random moment, and one inside a call that changes something on disk (tests/faults/files.c), chosen among
+# those of a first checkpoint and the ones after it. Usage: resume.sh BUILD_DIR [KILLS [SEED]]
 set -eu
-mhmoe=$1/mhmoe
-seed=${2:-$RANDOM}
+mhmoe=$(cd "$1" && pwd)/mhmoe
+files=$(cd "$1" && pwd)/tests/libfaults_files.so
+wanted=${2:-10}
+seed=${3:-$RANDOM}
 echo "seed $seed"
 RANDOM=$seed
-export OMP_NUM_THREADS=1 # more would only wait for each other on so small a model
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive # more threads would only wait for each other on so small a model
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -27,38 +30,60 @@ train: {precision: bf16, steps: 200, batch: 16, micro_batch: 8, warmup: 10, eval
   checkpoint_every: 10, log_every: 5, keep: 2}
 YAML
 
+# The number of the newest checkpoint, which a kill must not make smaller; -1 where there is none.
+newest() {
+    local names=(parts/checkpoints/step-*[0-9])
+    local name=${names[-1]##*step-}
+    [ -d "${names[-1]}" ] && echo $((10#$name)) || echo -1
+}
+
+# Every line of the log once, up to the last; times differ. That of step 0 is written after its checkpoint, so that
+# a kill between the two loses it.
+lines() { sed -n 's/^{"step":\([1-9][0-9]*\),.*}$/\1/p' "$1/metrics.jsonl"; }
+
+compare() {
+    diff -r whole/checkpoints/step-000200 parts/checkpoints/step-000200
+    diff <(lines whole) <(lines parts)
+}
+
 start=$(date +%s%N)
 "$mhmoe" train recipe.yaml --set train.run=whole >whole.out 2>whole.err
 span=$((($(date +%s%N) - start) / 1000000)) # milliseconds of the whole run
 
-kills=0
-while ((kills < 20)); do
-    resume=
-    ls parts/checkpoints/step-*[0-9] >/dev/null 2>&1 && resume=--resume
-    "$mhmoe" train recipe.yaml --set train.run=parts $resume >>parts.out 2>>parts.err &
-    pid=$!
-    # Up to a fifth of the whole, so that twenty of them do not end it much too early.
-    wait_ms=$((RANDOM % (span / 5 + 1)))
-    sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
-    if kill -9 $pid 2>/dev/null; then
-        wait $pid 2>/dev/null || true
+kills=0 inside=0 ended=0 step=-1
+while ((kills < wanted)); do
+    command=("$mhmoe" train recipe.yaml --set train.run=parts)
+    ((step >= 0)) && command+=(--resume)
+    code=0
+    if ((kills % 2)); then
+        FAULTS_KILL=$((1 + RANDOM % 250)) LD_PRELOAD=$files "${command[@]}" >>parts.out 2>>parts.err || code=$?
+    else
+        "${command[@]}" >>parts.out 2>>parts.err &
+        pid=$!
+        # Up to a fifth of the whole, so that twenty of them do not end it much too early.
+        wait_ms=$((RANDOM % (span / 5 + 1)))
+        sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
+        kill -9 $pid 2>/dev/null || true
+        wait $pid || code=$?
+    fi 2>/dev/null # what bash says of a killed process
+    before=$step
+    step=$(newest)
+    if ((code == 137)); then
         kills=$((kills + 1))
-        echo "kill $kills after $wait_ms ms"
-    elif wait $pid; then
-        # It was through: once more from the beginning.
-        cmp whole/checkpoints/step-000200/model.safetensors parts/checkpoints/step-000200/model.safetensors
+        compgen -G 'parts/checkpoints/*.tmp' >/dev/null && inside=$((inside + 1))
+        ((step >= before)) || { echo "kill $kills: of step $before only step $step was left"; exit 1; }
+    elif ((code == 0)); then # it was through: once more from the beginning
+        compare
         rm -rf parts
+        ended=$((ended + 1)) step=-1
     else
         cat parts.err
         exit 1
     fi
 done
-"$mhmoe" train recipe.yaml --set train.run=parts --resume >>parts.out 2>>parts.err || { cat parts.err; exit 1; }
-
-diff -r whole/checkpoints/step-000200 parts/checkpoints/step-000200
-# Every line of the log once, up to the last; times differ. That of step 0 is written after its checkpoint, so that
-# a kill between the two loses it.
-lines() { sed -n 's/^{"step":\([1-9][0-9]*\),.*}$/\1/p' "$1/metrics.jsonl"; }
-diff <(lines whole) <(lines parts)
-grep -c 'resumed after step' parts.err
-echo "the same bytes after 20 kills"
+((step < 0)) || resume=--resume
+"$mhmoe" train recipe.yaml --set train.run=parts ${resume-} >>parts.out 2>>parts.err || { cat parts.err; exit 1; }
+compare
+if grep 'passed over' parts.err; then exit 1; fi
+grep -q 'resumed after step' parts.err
+echo "the same bytes $((ended + 1)) times after $kills kills, $inside of them inside a checkpoint"

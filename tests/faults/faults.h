@@ -25,4 +25,13 @@ void faults_memory_end(int64_t count[FAULTS_CALLERS]);
 /* Blocks that are allocated and not freed, since the process began. */
 int64_t faults_memory_live(void);
 
+/* ---- files.c ------------------------------------------------------------------------------------------- */
+
+/* Lets call number `number` (from 1; 0: none) of those that change what is on disk fail with `error`, a write
+ * in its middle; 0: kills the process there. One thread. */
+void faults_files_begin(int64_t number, int error);
+
+/* Ends that, and tells how many there were. */
+int64_t faults_files_end(void);
+
 #endif
