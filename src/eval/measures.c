@@ -146,7 +146,7 @@ static json_t *coactivation(const mh_routing *r, bool lifts)
             double chance = (double)r->together[a * r->experts + a] *
                             (double)r->together[b * r->experts + b] / (double)r->tokens;
             mh_json_append(row, lifts ? mh_rounded(lift_of((double)both, chance))
-                                             : json_integer((json_int_t)both));
+                                      : json_integer((json_int_t)both));
         }
         mh_json_append(rows, row);
     }
