@@ -467,7 +467,7 @@ static bool acceptable(mh_status status, const mh_text *made, const mh_text *sho
 static void refused_memory_is_told(void **state)
 {
     (void)state;
-    enum { TRIES = 25 };
+    enum { TRIES = 12 };
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         const faulty *f = &calls[c];
         mh_text should = {0}, made = {0};
@@ -500,7 +500,7 @@ static void refused_writes_are_told(void **state)
 {
     (void)state;
     static const int errors[] = {ENOSPC, EROFS, EACCES, EIO, EFBIG};
-    enum { TRIES = 80, ERRORS = sizeof errors / sizeof *errors };
+    enum { TRIES = 25, ERRORS = sizeof errors / sizeof *errors };
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         const faulty *f = &calls[c];
         mh_text should = {0}, made = {0};
