@@ -141,7 +141,7 @@ class Page(unittest.TestCase):
         for width in (1200, 390):
             dom, seen = open_page(Path("all.html").read_text(), width)
             self.assert_sound(seen, CURVES + EXPERTS)
-        self.assertIn("moe beats dense", dom)
+        self.assertTrue("moe beats dense" in dom, "what the comparison came to is not on the page")
         self.assertIn("2 models · 3 runs", dom)
         self.assertRegex(dom, r"\d ± \d")
         self.assertNotIn("</strong> is measured on other text", dom)
