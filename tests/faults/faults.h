@@ -22,7 +22,8 @@ void faults_memory_begin(faults_caller caller, int64_t refused);
 /* Ends that, and tells how many there were. */
 void faults_memory_end(int64_t count[FAULTS_CALLERS]);
 
-/* Blocks that are allocated and not freed, since the process began. */
+/* Blocks that are allocated and not freed, since the process began; 0 under sanitizers, which count them too.
+ */
 int64_t faults_memory_live(void);
 
 /* ---- files.c ------------------------------------------------------------------------------------------- */
