@@ -34,19 +34,20 @@ bare: deps-build all
 	cmake --build build-bare
 	tests/cli/bare.sh build build-bare
 
-# Every test under the sanitizers, but for one that measures how well a model learns.
+# Every test under the sanitizers, but for one that measures how well a model learns, and the book's commands, which
+# other tests run with smaller models.
 asan: deps-build
 	cmake --preset asan >/dev/null
 	cmake --build build-asan
-	$(TEST) build-asan -E cli_precision
+	$(TEST) build-asan -E 'cli_(precision|book)'
 
-# clang's OpenMP with archer, which tells ThreadSanitizer where OpenMP's threads wait for one another. The runs that
-# are killed and resumed (cli_resume) have one thread, and instruction sets change nothing in who computes what.
+# The quick tests with clang's OpenMP and archer, which tells ThreadSanitizer where OpenMP's threads wait for one
+# another. Instruction sets change nothing in who computes what.
 tsan: deps-build deps-dev
 	cmake --preset tsan >/dev/null
 	cmake --build build-tsan
 	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -E 'cli_(precision|resume)|_(portable|avx2|avx512)$$'
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick -E '_(portable|avx2|avx512)$$'
 
 # A short training under valgrind.
 valgrind: deps-build deps-dev all
