@@ -42,12 +42,13 @@ asan: deps-build
 	$(TEST) build-asan -E 'cli_(precision|book)'
 
 # The quick tests with clang's OpenMP and archer, which tells ThreadSanitizer where OpenMP's threads wait for one
-# another. Instruction sets change nothing in who computes what.
+# another. Instruction sets change nothing in who computes what, readers have one thread, and `faults` brings an
+# allocator of its own.
 tsan: deps-build deps-dev
 	cmake --preset tsan >/dev/null
 	cmake --build build-tsan
 	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick -E '_(portable|avx2|avx512)$$'
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick -E '^fuzz|^faults|_(portable|avx2|avx512)$$'
 
 # A short training under valgrind.
 valgrind: deps-build deps-dev all
