@@ -90,8 +90,7 @@ int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments
  * for MH_OK. */
 int cli_report(mh_status status);
 
-/* ---- manual.c: pages of the manual, and what a shell may complete a word to -----------------------------
- */
+/* ---- manual.c: pages of the manual, and what a shell may complete a word to ---------------------------- */
 
 /* Where the last two words are "--man SUMMARY" or "--complete WORD", which no help lists, cli_dispatch and
  * cli_parse end here. */

@@ -140,8 +140,7 @@ void cli_man_list(const char *program, const char *summary, const cli_command *t
          ".TP\n.B MHMOE_ISA\nan instruction set to step down to; \"mhmoe doctor\" lists them");
 }
 
-/* ---- completion: a line "WORD\tWHAT IT IS" for each word that may stand here; none: files ----------------
- */
+/* ---- completion: a line "WORD\tWHAT IT IS" for each word that may stand here; none: files -------------- */
 
 static void offer(const char *begun, const char *word, const char *what)
 {

@@ -275,14 +275,12 @@ void mh_shared_fwd(const mh_ffn *shared, const mh_params *params, const struct m
 void mh_shared_bwd(const mh_ffn *shared, const mh_params *params, const struct mh_ops *ops, mh_ffn_pass *pass,
                    mh_ffn_back *back, mh_mat dx, mh_mat dy, mh_mat x, mh_mat work);
 
-/* ---- layer.c: one feed-forward layer alone, on a caller's memory ----------------------------------------
- */
+/* ---- layer.c: one feed-forward layer alone, on a caller's memory --------------------------------------- */
 
 /* mh_layer is public: see mhmoe.h. That of a resolved configuration, dense where it has no experts. */
 mh_status mh_layer_of(mh_layer **layer, const mh_config *config, mh_precision precision);
 
-/* ---- head.c, experts.c: parts of an MoE layer -----------------------------------------------------------
- */
+/* ---- head.c, experts.c: parts of an MoE layer ---------------------------------------------------------- */
 
 /* The head layer: mh_head_linears linears with ReLU between. mh_head_out is its output among pass->v, or,
  * with back->d and dx, where the gradient of its output belongs; x itself where there is no linear. */
