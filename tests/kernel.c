@@ -352,10 +352,11 @@ static double product_at(const mh_product *p, const float *before, int64_t i, in
 
 /* One product against sums in double. Numbers are about 1, so sums are about sqrt(k): f32 is off by a few
  * roundings of 2^-24 a term; a bf16 result by half of 2^-8 of itself. */
-static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool add, mh_type in,
-                          mh_type out)
+static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool add, bool panels,
+                          mh_type in, mh_type out)
 {
     static float a[SPACE], b[SPACE], c[SPACE], before[SPACE];
+    static _Alignas(MH_ALIGN) char laid_out[2 * SPACE];
     mh_product p = {.m = m, .n = n, .k = k, .a = a, .b = b, .c = c, .transpose_a = ta, .transpose_b = tb};
     p.lda = (ta ? m : k) + PAD, p.ldb = (tb ? k : n) + PAD, p.ldc = n + PAD;
     p.add = add, p.in = in, p.out = out;
@@ -363,6 +364,14 @@ static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, boo
         stored(in, a, i, random_value(i, 100));
     for (int64_t i = 0; i < (tb ? n : k) * p.ldb; i++)
         stored(in, b, i, random_value(i, 101));
+    if (panels) {
+        assert_in_range(mh_panels_bytes(k, n), 0, sizeof laid_out);
+        memset(laid_out, 0xff, sizeof laid_out); /* NaN: what ought to be 0 shows */
+        for (int64_t j = 0; j < n; j += MH_PANEL)
+            mh_panels_fill(laid_out + mh_panels_bytes(k, j), (uint16_t *)b + (tb ? j * p.ldb : j), p.ldb, tb,
+                           k, n - j < MH_PANEL ? n - j : MH_PANEL);
+        p.panels = laid_out;
+    }
     /* without `add` C may hold anything, and it must not be read */
     for (int64_t i = 0; i < (m + 1) * p.ldc; i++) {
         bool inside = i / p.ldc < m && i % p.ldc < n;
@@ -376,9 +385,10 @@ static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, boo
         double want = row < m && col < n ? product_at(&p, before, row, col) : (double)canary;
         double bound = 1e-6 * sqrt((double)k + 1) * 4 + (out == MH_BF16 ? fabs(want) / 256 : 0);
         if (!(row < m && col < n ? fabs(got - want) <= bound : got == want))
-            fail_msg("%s %s to %s, m %d, n %d, k %d, transposed %d %d, add %d: (%d, %d) is %g, expected %g",
+            fail_msg("%s %s to %s, m %d, n %d, k %d, transposed %d %d, add %d, panels %d: (%d, %d) is %g, "
+                     "expected %g",
                      mh_isa_name(mh_isa_now()), mh_type_name(in), mh_type_name(out), (int)m, (int)n, (int)k,
-                     ta, tb, add, (int)row, (int)col, got, want);
+                     ta, tb, add, panels, (int)row, (int)col, got, want);
     }
 }
 
@@ -395,15 +405,19 @@ static void products(void **state)
         for (int t = 0; t < COUNT(types); t++)
             for (int add = 0; add < 2; add++) {
                 const int64_t *d = shapes[s];
-                check_product(d[0], d[1], d[2], false, true, add, types[t][0], types[t][1]);
-                check_product(d[0], d[1], d[2], false, false, add, types[t][0], types[t][1]);
-                if (types[t][1] == MH_F32) {
-                    check_product(d[0], d[1], d[2], true, false, add, types[t][0], types[t][1]);
-                    check_product(d[1], d[2], d[0], true, false, add, types[t][0], types[t][1]);
+                mh_type in = types[t][0], out = types[t][1];
+                bool panels = in == MH_BF16 && mh_panels_bytes(1, 1) > 0;
+                for (int packed = 0; packed <= panels; packed++) {
+                    check_product(d[0], d[1], d[2], false, true, add, packed, in, out);
+                    check_product(d[0], d[1], d[2], false, false, add, packed, in, out);
+                }
+                if (out == MH_F32) {
+                    check_product(d[0], d[1], d[2], true, false, add, false, in, out);
+                    check_product(d[1], d[2], d[0], true, false, add, false, in, out);
                 }
             }
-    check_product(4, 6, 1024 + 511, true, false, true, MH_BF16, MH_F32);
-    check_product(4, 6, 1024 + 511, true, false, false, MH_BF16, MH_F32);
+    check_product(4, 6, 1024 + 511, true, false, true, false, MH_BF16, MH_F32);
+    check_product(4, 6, 1024 + 511, true, false, false, false, MH_BF16, MH_F32);
 }
 
 /* Outside of parallel regions too a product is one thread's, with one order of sums. */

@@ -339,7 +339,8 @@ static void test_parity_counts(void **state)
 static double counted;
 static const struct mh_ops *real;
 
-static void counting_linear(mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups)
+static void counting_linear(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
+                            int groups)
 {
     int64_t rows = begin ? begin[groups] : x.rows;
     counted += 2.0 * (double)rows * (double)x.cols * (double)y.cols;
@@ -353,10 +354,10 @@ static void counting_attention(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat 
     real->attention_fwd(y, lse, q, k, v, s);
 }
 
-static void counting_loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target,
-                          float scale, mh_mat logits, mh_mat dlogits)
+static void counting_loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_linear_weights w,
+                          const int32_t *target, float scale, mh_mat logits, mh_mat dlogits)
 {
-    counted += 2.0 * (double)x.rows * (double)x.cols * (double)w.rows;
+    counted += 2.0 * (double)x.rows * (double)x.cols * (double)w.w.rows;
     real->loss(nll, dx, dw, x, w, target, scale, logits, dlogits);
 }
 

@@ -85,7 +85,8 @@ static void gradients(void **state)
 static void every_op_has_a_gradient(void **state)
 {
     (void)state;
-    static const char without[] = " top_k second_expert plan add cast quantize ternarize square_sum adamw ";
+    static const char without[] =
+        " pack top_k second_expert plan add cast quantize ternarize square_sum adamw ";
     for (int i = 0; i < SUBJECTS; i++) {
         char word[64];
         snprintf(word, sizeof word, " %s ", subjects[i]->name);
@@ -331,11 +332,12 @@ static void groups_are_separate_linears(void **state)
         mh_mat x = numbers(&j, ROWS, IN, type), w = numbers(&j, GROUPS * OUT, IN, type);
         mh_mat bias = numbers(&j, 1, GROUPS * OUT, MH_F32);
         mh_mat whole = filled(&j, ROWS, OUT, type, NAN), parts = filled(&j, ROWS, OUT, type, NAN);
-        ops->linear_fwd(whole, x, w, bias.p, begin, GROUPS);
+        ops->linear_fwd(whole, x, (mh_linear_weights){.w = w}, bias.p, begin, GROUPS);
         for (int g = 0; g < GROUPS; g++) {
             int64_t n = begin[g + 1] - begin[g];
             ops->linear_fwd(mh_mat_rows(parts, begin[g], n), mh_mat_rows(x, begin[g], n),
-                            mh_mat_rows(w, g * OUT, OUT), (float *)bias.p + g * OUT, NULL, 1);
+                            (mh_linear_weights){.w = mh_mat_rows(w, g * OUT, OUT)}, (float *)bias.p + g * OUT,
+                            NULL, 1);
         }
         assert_memory_equal(whole.p, parts.p, ROWS * OUT * mh_type_size(type));
     }
@@ -735,7 +737,8 @@ static void loss_by_definition(void **state)
     target[5] = -1;
     for (int64_t rows = 1; rows <= 40; rows += 13) {
         float nll[ROWS];
-        ops->loss(nll, (mh_mat){0}, NULL, x, w, target, 0, filled(&j, rows, V, MH_F32, NAN), (mh_mat){0});
+        ops->loss(nll, (mh_mat){0}, NULL, x, (mh_linear_weights){.w = w}, target, 0,
+                  filled(&j, rows, V, MH_F32, NAN), (mh_mat){0});
         for (int r = 0; r < ROWS; r++) {
             double sum = 0, wanted = 0;
             for (int v = 0; v < V; v++) {
@@ -751,7 +754,8 @@ static void loss_by_definition(void **state)
     }
     *(float *)x.p = NAN;
     float nll[ROWS];
-    ops->loss(nll, (mh_mat){0}, NULL, x, w, target, 0, filled(&j, ROWS, V, MH_F32, 0), (mh_mat){0});
+    ops->loss(nll, (mh_mat){0}, NULL, x, (mh_linear_weights){.w = w}, target, 0,
+              filled(&j, ROWS, V, MH_F32, 0), (mh_mat){0});
     assert_true(isnan(nll[0]) && !isnan(nll[1]));
 }
 

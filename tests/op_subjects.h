@@ -32,6 +32,7 @@ typedef struct {
     mh_plan plan;
     mh_attention attention;
     mh_mat work[2];
+    void *panels[2];
 } job;
 
 typedef struct {
@@ -137,16 +138,29 @@ static void make_linear(job *j)
     /* one group has all but a few rows, one has none */
     memcpy(j->begin, (int64_t[]){0, j->rows - 9, j->rows - 9, j->rows - 8, j->rows}, sizeof j->begin);
     output(j, j->rows, out, j->type);
+    if (j->variant && j->type == MH_BF16 && mh_panels_bytes(in, out)) {
+        j->panels[0] = mh_take(&j->memory, (size_t)groups * mh_panels_bytes(in, out));
+        j->panels[1] = mh_take(&j->memory, (size_t)groups * mh_panels_bytes(out, in));
+    }
+}
+
+/* As they are, or by groups and in panels. */
+static mh_linear_weights weights_of(job *j)
+{
+    mh_linear_weights w = {j->x[1], j->panels[0], j->panels[1]};
+    ops->pack(w, j->variant ? 4 : 1);
+    return w;
 }
 
 static void fwd_linear(job *j)
 {
-    ops->linear_fwd(j->y[0], j->x[0], j->x[1], j->x[2].p, j->variant ? j->begin : NULL, j->variant ? 4 : 1);
+    ops->linear_fwd(j->y[0], j->x[0], weights_of(j), j->x[2].p, j->variant ? j->begin : NULL,
+                    j->variant ? 4 : 1);
 }
 
 static void bwd_linear(job *j)
 {
-    ops->linear_bwd(j->dx[0], j->variant, j->dx[1].p, j->dx[2].p, j->dy, j->x[0], j->x[1],
+    ops->linear_bwd(j->dx[0], j->variant, j->dx[1].p, j->dx[2].p, j->dy, j->x[0], weights_of(j),
                     j->variant ? j->begin : NULL, j->variant ? 4 : 1);
 }
 
@@ -563,13 +577,14 @@ static void make_loss(job *j)
 
 static void fwd_loss(job *j)
 {
-    ops->loss(j->y[0].p, (mh_mat){0}, NULL, j->x[0], j->x[1], j->index, loss_scale, j->work[0], (mh_mat){0});
+    ops->loss(j->y[0].p, (mh_mat){0}, NULL, j->x[0], (mh_linear_weights){.w = j->x[1]}, j->index, loss_scale,
+              j->work[0], (mh_mat){0});
 }
 
 static void bwd_loss(job *j)
 {
-    ops->loss(j->y[0].p, j->dx[0], j->dx[1].p, j->x[0], j->x[1], j->index, loss_scale, j->work[0],
-              j->work[1]);
+    ops->loss(j->y[0].p, j->dx[0], j->dx[1].p, j->x[0], (mh_linear_weights){.w = j->x[1]}, j->index,
+              loss_scale, j->work[0], j->work[1]);
 }
 
 static const subject loss = {"loss", 1, false, make_loss, fwd_loss, bwd_loss};
@@ -614,6 +629,21 @@ static void fwd_plan(job *j)
     ops->plan(&j->plan, j->rows, j->variant ? j->rows * TOP_K / EXPERTS : 0, MH_DROP_PROBABILITY);
 }
 static const subject plan = {"plan", 2, true, make_plan_job, fwd_plan, NULL};
+
+/* Three groups; nothing to do where products take weights as they are. */
+static void make_pack(job *j)
+{
+    j->work[0] = numbers(j, 3 * 70, 50, MH_BF16);
+    output(j, 3, (int64_t)mh_panels_bytes(50, 70) / 2, MH_BF16);
+    output(j, 3, (int64_t)mh_panels_bytes(70, 50) / 2, MH_BF16);
+}
+
+static void fwd_pack(job *j)
+{
+    if (mh_panels_bytes(50, 70))
+        ops->pack((mh_linear_weights){j->work[0], j->y[0].p, j->y[1].p}, 3);
+}
+static const subject pack = {"pack", 1, true, make_pack, fwd_pack, NULL};
 
 static void fwd_add(job *j)
 {

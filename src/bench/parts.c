@@ -43,20 +43,21 @@ static mh_time_part part_of(mh_mat w)
     return MH_TIME_REST;
 }
 
-static void linear_fwd(mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups)
+static void linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
+                       int groups)
 {
     double start = mh_seconds();
     now.real->linear_fwd(y, x, w, bias, begin, groups);
-    now.linear = part_of(w);
+    now.linear = part_of(w.w);
     now.seconds[now.linear] += mh_seconds() - start;
 }
 
-static void linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_mat w,
+static void linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_linear_weights w,
                        const int64_t *begin, int groups)
 {
     double start = mh_seconds();
     now.real->linear_bwd(dx, add, dw, dbias, dy, x, w, begin, groups);
-    now.linear = part_of(w);
+    now.linear = part_of(w.w);
     now.seconds[now.linear] += mh_seconds() - start;
 }
 
@@ -186,8 +187,8 @@ static void combine_bwd(mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_p
     TIMED(DISPATCH, combine_bwd(dx, dgate, dy, x, p));
 }
 
-static void loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target, float scale,
-                 mh_mat logits, mh_mat dlogits)
+static void loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_linear_weights w, const int32_t *target,
+                 float scale, mh_mat logits, mh_mat dlogits)
 {
     TIMED(LOSS, loss(nll, dx, dw, x, w, target, scale, logits, dlogits));
 }

@@ -16,7 +16,8 @@ static const char *const loads_name[] = {"even", "skewed", "some empty"};
 typedef struct {
     mh_bench_shape shape;
     pass pass;
-    mh_mat x, w, y, dx, dy;
+    mh_mat x, y, dx, dy;
+    mh_linear_weights w;
     float *dw;
     int64_t *begin; /* [groups+1] */
     mh_product *product;
@@ -29,7 +30,11 @@ static void layout(subject *s, mh_arena *arena, mh_type type)
 {
     const mh_bench_shape *h = &s->shape;
     s->x = mh_take_mat(arena, h->rows, h->in, type);
-    s->w = mh_take_mat(arena, h->groups * h->out, h->in, type);
+    s->w.w = mh_take_mat(arena, h->groups * h->out, h->in, type);
+    if (type == MH_BF16 && mh_panels_bytes(h->in, h->out)) {
+        s->w.forward = mh_take(arena, (size_t)h->groups * mh_panels_bytes(h->in, h->out));
+        s->w.backward = mh_take(arena, (size_t)h->groups * mh_panels_bytes(h->out, h->in));
+    }
     s->y = mh_take_mat(arena, h->rows, h->out, type);
     s->dx = mh_take_mat(arena, h->rows, h->in, type);
     s->dy = mh_take_mat(arena, h->rows, h->out, type);
@@ -71,9 +76,10 @@ static mh_status subject_init(subject *s, const mh_bench_shape *shape, mh_type t
     layout(s, &count, type);
     MH_TRY(mh_arena_init(&s->memory, count.used, "a benchmark's matrices"));
     layout(s, &s->memory, type);
-    mh_mat random[] = {s->x, s->w, s->dy};
+    mh_mat random[] = {s->x, s->w.w, s->dy};
     for (uint32_t i = 0; i < 3; i++)
         mh_bench_fill(random[i], i);
+    mh_cpu_ops()->pack(s->w, shape->groups);
     share_rows(s);
     return MH_OK;
 }
@@ -82,7 +88,7 @@ static mh_status subject_init(subject *s, const mh_bench_shape *shape, mh_type t
 static mh_product product_of(const subject *s, int group, int64_t first, int64_t rows)
 {
     int64_t out = s->shape.out, in = s->shape.in;
-    const void *w = mh_mat_row(s->w, group * out), *x = mh_mat_row(s->x, first),
+    const void *w = mh_mat_row(s->w.w, group * out), *x = mh_mat_row(s->x, first),
                *dy = mh_mat_row(s->dy, first);
     mh_product p = {.in = s->x.type, .out = s->x.type};
     switch (s->pass) {

@@ -200,14 +200,14 @@ typedef struct {
 } layer_run;
 
 /* Measured with a null arena first, then carved. */
-static void layer_layout(layer_run *r, mh_arena *arena, int count, int64_t elements, mh_precision precision)
+static void layer_layout(layer_run *r, mh_arena *arena, const mh_params *counted, mh_precision precision)
 {
     mh_type type = precision == MH_PRECISION_BF16 ? MH_BF16 : MH_F32;
-    r->params = (mh_params){.capacity = count};
-    r->params.list = mh_take(arena, (size_t)count * sizeof *r->params.list);
-    r->params.value = mh_take(arena, (size_t)elements * sizeof(float));
-    r->params.grad = mh_take(arena, (size_t)elements * sizeof(float));
-    mh_params_work_layout(&r->params, arena, elements, precision, r->ffn.quant);
+    r->params = (mh_params){.capacity = counted->count};
+    r->params.list = mh_take(arena, (size_t)counted->count * sizeof *r->params.list);
+    r->params.value = mh_take(arena, (size_t)counted->elements * sizeof(float));
+    r->params.grad = mh_take(arena, (size_t)counted->elements * sizeof(float));
+    mh_params_work_layout(&r->params, arena, counted, precision, r->ffn.quant);
     mh_ffn_layout(&r->ffn, &r->pass, arena, r->tokens, type);
     mh_ffn_layout_back(&r->ffn, &r->back, arena, r->tokens, type);
     mh_mat *io[] = {&r->x, &r->y, &r->dx, &r->dy};
@@ -282,9 +282,9 @@ static mh_status verify_layer(comparison *c, mh_precision precision)
     for (int i = 0; i < MH_PARTS; i++)
         params += counted.part[i];
     MH_TRY(check_size(c->file, c->path, params));
-    layer_layout(&r, &count, counted.count, counted.elements, precision);
+    layer_layout(&r, &count, &counted, precision);
     MH_TRY(mh_arena_init(&arena, count.used, "a layer"));
-    layer_layout(&r, &arena, counted.count, counted.elements, precision);
+    layer_layout(&r, &arena, &counted, precision);
     mh_ffn_register(&r.ffn, &r.params, "");
     mh_status status = run_layer(&r, c, x->data, dy, precision);
     mh_arena_release(&arena);

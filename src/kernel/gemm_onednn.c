@@ -26,7 +26,7 @@ static once_flag once = ONCE_FLAG_INIT;
 /* What a primitive was made for. Compared as bytes: clear it before filling. */
 typedef struct {
     int64_t m, n, k, lda, ldb, ldc;
-    int transpose_a, transpose_b, add, out;
+    int transpose_a, transpose_b, panels, add, out;
 } shape;
 
 typedef struct {
@@ -36,11 +36,17 @@ typedef struct {
     size_t scratchpad;
 } entry;
 
+/* Memory that grows. */
+typedef struct {
+    void *p;
+    size_t size;
+} buffer;
+
 /* One thread's own: primitives keep data pointers, so threads cannot share them. */
 typedef struct {
     dnnl_stream_t stream;
-    void *work;
-    size_t work_size;
+    buffer work; /* a primitive's scratchpad, or widened matrices */
+    buffer tile; /* of C */
     entry cache[CACHE];
 } state;
 
@@ -60,7 +66,8 @@ static void state_free(void *pointer)
         if (s->cache[i].primitive)
             entry_release(&s->cache[i]);
     dnnl_stream_destroy(s->stream);
-    free(s->work);
+    free(s->work.p);
+    free(s->tile.p);
     free(s);
 }
 
@@ -95,19 +102,19 @@ static state *state_now(void)
     return s;
 }
 
-/* Working memory of at least `bytes`, valid until the next call on this thread; NULL where there is none. It
- * grows a few times in a run's first updates: the rows an expert gets differ. */
-static void *work(state *s, size_t bytes)
+/* At least `bytes` of `b`, valid until the next call; NULL where there is no memory. It grows a few times in
+ * a run's first updates: the rows an expert gets differ. */
+static void *buffer_of(buffer *b, size_t bytes)
 {
-    if (bytes > s->work_size) {
-        free(s->work);
-        bytes = bytes > 2 * s->work_size ? bytes : 2 * s->work_size;
-        s->work_size = (bytes + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
-        s->work = aligned_alloc(MH_ALIGN, s->work_size);
-        if (s->work == NULL)
-            s->work_size = 0;
+    if (bytes > b->size) {
+        free(b->p);
+        bytes = bytes > 2 * b->size ? bytes : 2 * b->size;
+        b->size = (bytes + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
+        b->p = aligned_alloc(MH_ALIGN, b->size);
+        if (b->p == NULL)
+            b->size = 0;
     }
-    return s->work;
+    return b->p;
 }
 
 static bool describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64_t ld, bool transpose,
@@ -115,6 +122,13 @@ static bool describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64
 {
     dnnl_dims_t dims = {rows, cols}, strides = {transpose ? 1 : ld, transpose ? ld : 1};
     return dnnl_memory_desc_init_by_strides(desc, 2, dims, type == MH_F32 ? dnnl_f32 : dnnl_bf16, strides) ==
+           dnnl_success;
+}
+
+/* A right factor in panels. */
+static bool describe_panels(dnnl_memory_desc_t *desc, int64_t k, int64_t n)
+{
+    return dnnl_memory_desc_init_by_tag(desc, 2, (dnnl_dims_t){k, n}, dnnl_bf16, dnnl_BA16a64b2a) ==
            dnnl_success;
 }
 
@@ -128,7 +142,8 @@ static bool entry_create(entry *e)
     dnnl_post_ops_t sum = NULL;
     dnnl_primitive_desc_t made = NULL;
     bool ok = describe(&desc[A], p->m, p->k, p->lda, p->transpose_a, MH_BF16) &&
-              describe(&desc[B], p->k, p->n, p->ldb, p->transpose_b, MH_BF16) &&
+              (p->panels ? describe_panels(&desc[B], p->k, p->n)
+                         : describe(&desc[B], p->k, p->n, p->ldb, p->transpose_b, MH_BF16)) &&
               describe(&desc[C], p->m, p->n, p->ldc, false, (mh_type)p->out) &&
               dnnl_primitive_attr_create(&attr) == dnnl_success &&
               dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user) == dnnl_success;
@@ -142,6 +157,10 @@ static bool entry_create(entry *e)
     if (ok) {
         desc[SCRATCHPAD] = *dnnl_primitive_desc_query_md(made, dnnl_query_scratchpad_md, 0);
         e->scratchpad = dnnl_memory_desc_get_size(&desc[SCRATCHPAD]);
+        /* Whenever oneDNN learns where a blocked matrix lies, it writes zeros where k or n end early: a
+         * matrix that ends nowhere early keeps it from writing into what other threads read. */
+        if (p->panels)
+            ok = describe_panels(&desc[B], desc[B].padded_dims[0], desc[B].padded_dims[1]);
         for (int i = 0; i < MEMORIES; i++)
             ok = ok && dnnl_memory_create(&e->memory[i], &desc[i], engine, DNNL_MEMORY_NONE) == dnnl_success;
     }
@@ -179,21 +198,24 @@ static const void *at(const void *x, mh_type type, int64_t index)
     return (const char *)x + (size_t)index * mh_type_size(type);
 }
 
-/* One piece of a bf16 product by its primitive. */
+/* A bf16 product by its primitive. */
 static bool run(state *s, const mh_product *p)
 {
     shape wanted;
     memset(&wanted, 0, sizeof wanted);
     wanted.m = p->m, wanted.n = p->n, wanted.k = p->k;
-    wanted.lda = p->lda, wanted.ldb = p->ldb, wanted.ldc = p->ldc;
-    wanted.transpose_a = p->transpose_a, wanted.transpose_b = p->transpose_b;
+    wanted.lda = p->lda, wanted.ldc = p->ldc;
+    wanted.transpose_a = p->transpose_a, wanted.panels = p->panels != NULL;
+    if (!wanted.panels)
+        wanted.ldb = p->ldb, wanted.transpose_b = p->transpose_b;
     wanted.add = p->add, wanted.out = (int)p->out;
     entry *e = find(s, &wanted);
-    void *scratchpad = e && e->scratchpad ? work(s, e->scratchpad) : NULL;
+    void *scratchpad = e && e->scratchpad ? buffer_of(&s->work, e->scratchpad) : NULL;
     if (e == NULL || (e->scratchpad && scratchpad == NULL))
         return false;
     /* the C API takes no const pointer; A and B are only read */
-    void *handle[MEMORIES] = {(void *)(uintptr_t)p->a, (void *)(uintptr_t)p->b, p->c, scratchpad};
+    const void *b = p->panels ? p->panels : p->b;
+    void *handle[MEMORIES] = {(void *)(uintptr_t)p->a, (void *)(uintptr_t)b, p->c, scratchpad};
     static const int argument[MEMORIES] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
     dnnl_exec_arg_t arguments[MEMORIES];
     for (int i = 0; i < MEMORIES; i++) {
@@ -202,6 +224,44 @@ static bool run(state *s, const mh_product *p)
         arguments[i] = (dnnl_exec_arg_t){argument[i], e->memory[i]};
     }
     return dnnl_primitive_execute(e->primitive, s->stream, MEMORIES, arguments) == dnnl_success;
+}
+
+static void copy_rows(void *y, int64_t ldy, const void *x, int64_t ldx, int64_t rows, size_t bytes,
+                      mh_type type)
+{
+    for (int64_t i = 0; i < rows; i++)
+        memcpy((void *)(uintptr_t)at(y, type, i * ldy), at(x, type, i * ldx), bytes);
+}
+
+/* With panels oneDNN 2.6 is fast only where the rows of A and C follow each other without gaps (elsewhere it
+ * falls back to its reference, a hundred times slower): a narrower tile of C goes through a buffer. */
+static bool run_panels(state *s, const mh_product *p)
+{
+    size_t row = (size_t)p->n * mh_type_size(p->out);
+    mh_product dense = *p;
+    if (p->lda != p->k && p->m > 1)
+        return false;
+    dense.lda = p->k, dense.ldc = p->n;
+    if (p->ldc == p->n || p->m == 1)
+        return run(s, &dense);
+    dense.c = buffer_of(&s->tile, (size_t)p->m * row);
+    if (dense.c == NULL)
+        return false;
+    if (p->add)
+        copy_rows(dense.c, p->n, p->c, p->ldc, p->m, row, p->out);
+    bool ok = run(s, &dense);
+    if (ok)
+        copy_rows(p->c, p->ldc, dense.c, p->n, p->m, row, p->out);
+    return ok;
+}
+
+/* One piece of a bf16 product. */
+static void run_piece(state *s, const mh_product *p)
+{
+    mh_product plain = *p;
+    plain.panels = NULL;
+    if (!(p->panels && run_panels(s, p)) && !run(s, &plain))
+        mh_gemm_portable(p);
 }
 
 /* Primitives are made for one shape each and take up to a millisecond to make, but the rows an expert gets
@@ -226,8 +286,7 @@ static void product_bf16(state *s, const mh_product *p)
             part.m = count;
             part.c = (void *)(uintptr_t)at(p->c, p->out, done * p->ldc);
         }
-        if (!run(s, &part))
-            mh_gemm_portable(&part);
+        run_piece(s, &part);
     }
 }
 
@@ -256,7 +315,7 @@ static bool product_widened(state *s, const mh_product *p)
 {
     int64_t a_rows = p->transpose_a ? p->k : p->m, a_cols = p->transpose_a ? p->m : p->k;
     int64_t b_rows = p->transpose_b ? p->n : p->k, b_cols = p->transpose_b ? p->k : p->n;
-    float *a = work(s, (size_t)(p->m * p->k + p->k * p->n + p->m * p->n) * sizeof(float));
+    float *a = buffer_of(&s->work, (size_t)(p->m * p->k + p->k * p->n + p->m * p->n) * sizeof(float));
     if (a == NULL)
         return false;
     float *b = a + p->m * p->k, *c = b + p->k * p->n;

@@ -75,10 +75,12 @@ const mh_rows *mh_rows_of(mh_isa isa);
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n], or added to C. Row-major; element (i,j) of a stored matrix is at i*ld + j.
  * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has f32 C: this is the weight
- * gradient, whose long k may be summed in pieces. */
+ * gradient, whose long k may be summed in pieces. `panels` may hold op(B) as mh_panels_fill left it: several
+ * times faster where m is small. */
 typedef struct {
     int64_t m, n, k;
-    const void *a, *b; /* stored [m,k] and [k,n]; transposed: [k,m] and [n,k] */
+    const void *a, *b;  /* stored [m,k] and [k,n]; transposed: [k,m] and [n,k] */
+    const void *panels; /* op(B) once more, or NULL; not with transposed A */
     void *c;
     int64_t lda, ldb, ldc;
     bool transpose_a, transpose_b, add;
@@ -92,6 +94,18 @@ void mh_gemm_portable(const mh_product *product); /* the specification */
 #ifdef MHMOE_ONEDNN
 void mh_gemm_onednn(const mh_product *product);
 #endif
+
+/* ---- panels.c: the right factor of many products, laid out once ---------------------------------------- */
+
+enum { MH_PANEL = 64 }; /* columns of a panel */
+
+/* Bytes of a bf16 op(B) [k,n] in panels: 0 where the instruction set in use has no need of them. Panels stand
+ * one after the other: the one of column j, a multiple of MH_PANEL, begins mh_panels_bytes(k, j) after the
+ * first. */
+size_t mh_panels_bytes(int64_t k, int64_t n);
+
+/* Lays out one panel, of columns [0, n) of op(B), n <= MH_PANEL. `b` is stored as mh_product says. */
+void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n);
 
 /* ---- probe.c: what the processor can do at most -------------------------------------------------------- */
 

@@ -13,7 +13,7 @@ void mh_attention_register(mh_attention_layer *a, mh_params *params, const mh_co
                        .rows = d,
                        .cols = d,
                        .rank = 2,
-                       .flags = MH_DECAY | MH_TERNARY,
+                       .flags = MH_DECAY | MH_TERNARY | MH_LINEAR,
                        .part = MH_PART_ATTENTION,
                        .init = MH_INIT_UNIFORM,
                        .scale = 1 / sqrt((double)d)};
@@ -32,7 +32,8 @@ static bool contiguous(const mh_attention *s)
     return s->past == 0 && s->rows == s->capacity;
 }
 
-static void project_cached(const struct mh_ops *ops, mh_mat cache, mh_mat x, mh_mat w, const mh_attention *s)
+static void project_cached(const struct mh_ops *ops, mh_mat cache, mh_mat x, mh_linear_weights w,
+                           const mh_attention *s)
 {
     if (contiguous(s)) {
         ops->linear_fwd(mh_mat_rows(cache, 0, x.rows), x, w, NULL, NULL, 1);
@@ -57,13 +58,13 @@ void mh_attention_fwd(const mh_attention_layer *a, const mh_params *params, cons
 {
     mh_mat q = mh_mat_rows(pass->q, 0, x.rows), y = mh_mat_rows(pass->y, 0, x.rows);
     x = mh_linear_input(ops, pass->rounded_x, x);
-    ops->linear_fwd(q, x, mh_param_work(params, a->q), NULL, NULL, 1);
-    project_cached(ops, pass->k, x, mh_param_work(params, a->k), shape);
-    project_cached(ops, pass->v, x, mh_param_work(params, a->v), shape);
+    ops->linear_fwd(q, x, mh_param_linear(params, a->q), NULL, NULL, 1);
+    project_cached(ops, pass->k, x, mh_param_linear(params, a->k), shape);
+    project_cached(ops, pass->v, x, mh_param_linear(params, a->v), shape);
     ops->rotary_fwd(q, shape->head_dim, position, rotary);
     rotate_cached(ops, pass->k, shape, position, rotary);
     ops->attention_fwd(y, pass->lse, q, pass->k, pass->v, shape);
-    ops->linear_fwd(out, mh_linear_input(ops, pass->rounded_y, y), mh_param_work(params, a->o), NULL, NULL,
+    ops->linear_fwd(out, mh_linear_input(ops, pass->rounded_y, y), mh_param_linear(params, a->o), NULL, NULL,
                     1);
 }
 
@@ -78,12 +79,14 @@ void mh_attention_bwd(const mh_attention_layer *a, const mh_params *params, cons
 
     x = mh_linear_input_kept(pass->rounded_x, x);
     ops->linear_bwd(dy, false, mh_param_grad(params, a->o), NULL, dout,
-                    mh_linear_input_kept(pass->rounded_y, y), mh_param_work(params, a->o), NULL, 1);
+                    mh_linear_input_kept(pass->rounded_y, y), mh_param_linear(params, a->o), NULL, 1);
     ops->attention_bwd(dq, dk, dv, dy, y, q, k, v, pass->lse, shape);
     ops->rotary_bwd(dq, shape->head_dim, position, rotary);
     ops->rotary_bwd(dk, shape->head_dim, position, rotary);
-    ops->linear_bwd(dx, false, mh_param_grad(params, a->q), NULL, dq, x, mh_param_work(params, a->q), NULL,
+    ops->linear_bwd(dx, false, mh_param_grad(params, a->q), NULL, dq, x, mh_param_linear(params, a->q), NULL,
                     1);
-    ops->linear_bwd(dx, true, mh_param_grad(params, a->k), NULL, dk, x, mh_param_work(params, a->k), NULL, 1);
-    ops->linear_bwd(dx, true, mh_param_grad(params, a->v), NULL, dv, x, mh_param_work(params, a->v), NULL, 1);
+    ops->linear_bwd(dx, true, mh_param_grad(params, a->k), NULL, dk, x, mh_param_linear(params, a->k), NULL,
+                    1);
+    ops->linear_bwd(dx, true, mh_param_grad(params, a->v), NULL, dv, x, mh_param_linear(params, a->v), NULL,
+                    1);
 }

@@ -9,11 +9,11 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
     mh_mat up = mh_mat_rows(pass->v.up, 0, in.rows), act = mh_mat_rows(pass->v.act, 0, in.rows);
 
     in = mh_linear_input(ops, pass->rounded, in);
-    ops->linear_fwd(up, in, mh_param_work(params, ffn->up), mh_param_vector(params, ffn->up_bias), begin,
+    ops->linear_fwd(up, in, mh_param_linear(params, ffn->up), mh_param_vector(params, ffn->up_bias), begin,
                     groups);
     if (ffn->activation == MH_SWIGLU) {
         mh_mat gate = mh_mat_rows(pass->v.gate, 0, in.rows);
-        ops->linear_fwd(gate, in, mh_param_work(params, ffn->gate), mh_param_vector(params, ffn->gate_bias),
+        ops->linear_fwd(gate, in, mh_param_linear(params, ffn->gate), mh_param_vector(params, ffn->gate_bias),
                         begin, groups);
         ops->swiglu_fwd(act, gate, up);
     } else {
@@ -21,7 +21,7 @@ void mh_experts_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
     }
     if (ffn->quant == MH_QUANT_BITNET158)
         ops->quantize(act, act); /* nothing else reads it, in backward neither */
-    ops->linear_fwd(out, act, mh_param_work(params, ffn->down), mh_param_vector(params, ffn->down_bias),
+    ops->linear_fwd(out, act, mh_param_linear(params, ffn->down), mh_param_vector(params, ffn->down_bias),
                     begin, groups);
 }
 
@@ -34,16 +34,16 @@ void mh_experts_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_
 
     in = mh_linear_input_kept(pass->rounded, in);
     ops->linear_bwd(dact, false, mh_param_grad(params, ffn->down), mh_param_grad(params, ffn->down_bias),
-                    dout, act, mh_param_work(params, ffn->down), begin, groups);
+                    dout, act, mh_param_linear(params, ffn->down), begin, groups);
     if (ffn->activation == MH_SWIGLU) {
         mh_mat gate = mh_mat_rows(pass->v.gate, 0, in.rows), dgate = mh_mat_rows(back->d.gate, 0, in.rows);
         ops->swiglu_bwd(dgate, dup, dact, gate, up);
         ops->linear_bwd(din, false, mh_param_grad(params, ffn->gate), mh_param_grad(params, ffn->gate_bias),
-                        dgate, in, mh_param_work(params, ffn->gate), begin, groups);
+                        dgate, in, mh_param_linear(params, ffn->gate), begin, groups);
     } else {
         ops->gelu_bwd(dup, dact, up);
     }
     ops->linear_bwd(din, ffn->activation == MH_SWIGLU, mh_param_grad(params, ffn->up),
-                    mh_param_grad(params, ffn->up_bias), dup, in, mh_param_work(params, ffn->up), begin,
+                    mh_param_grad(params, ffn->up_bias), dup, in, mh_param_linear(params, ffn->up), begin,
                     groups);
 }

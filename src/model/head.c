@@ -14,7 +14,7 @@ mh_param mh_square_weight(int64_t dim, double scale)
                       .rows = dim,
                       .cols = dim,
                       .rank = 2,
-                      .flags = MH_DECAY,
+                      .flags = MH_DECAY | MH_LINEAR,
                       .part = MH_PART_HEAD_MERGE,
                       .init = MH_INIT_UNIFORM,
                       .scale = scale};
@@ -53,7 +53,7 @@ void mh_head_fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops
     int n = mh_head_linears(&ffn->moe);
     for (int i = 0; i < n; i++) {
         mh_mat y = before(&pass->v, i + 1, x);
-        ops->linear_fwd(y, before(&pass->v, i, x), mh_param_work(params, ffn->head_weight[i]),
+        ops->linear_fwd(y, before(&pass->v, i, x), mh_param_linear(params, ffn->head_weight[i]),
                         mh_param_vector(params, ffn->head_bias[i]), NULL, 1);
         if (i + 1 < n)
             ops->relu_fwd(y, y);
@@ -70,6 +70,6 @@ void mh_head_bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops
             ops->relu_bwd(dy, dy, before(&pass->v, i + 1, x));
         ops->linear_bwd(before(&back->d, i, dx), false, mh_param_grad(params, ffn->head_weight[i]),
                         mh_param_grad(params, ffn->head_bias[i]), dy, before(&pass->v, i, x),
-                        mh_param_work(params, ffn->head_weight[i]), NULL, 1);
+                        mh_param_linear(params, ffn->head_weight[i]), NULL, 1);
     }
 }

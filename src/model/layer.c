@@ -89,7 +89,7 @@ void mh_layer_init(const mh_layer *layer, float *weights, uint64_t seed)
 static void layout(const mh_layer *l, work *w, mh_arena *arena, int64_t tokens)
 {
     mh_precision precision = l->type == MH_BF16 ? MH_PRECISION_BF16 : MH_PRECISION_F32;
-    mh_params_work_layout(&w->params, arena, l->params.elements, precision, l->ffn.quant);
+    mh_params_work_layout(&w->params, arena, &l->params, precision, l->ffn.quant);
     mh_ffn_layout(&l->ffn, &w->pass, arena, tokens, l->type);
     mh_ffn_layout_back(&l->ffn, &w->back, arena, tokens, l->type);
     if (l->shared.moe.ffn_dim) {

@@ -32,7 +32,7 @@ void mh_model_register(mh_model *m, mh_params *params)
                       .rows = c->vocab,
                       .cols = c->dim,
                       .rank = 2,
-                      .flags = MH_DECAY,
+                      .flags = MH_DECAY | (c->tied_embeddings ? MH_LINEAR : 0),
                       .part = MH_PART_EMBEDDING,
                       .init = MH_INIT_NORMAL,
                       .scale = deviation};
@@ -49,20 +49,21 @@ void mh_model_register(mh_model *m, mh_params *params)
                                        .flags = MH_KEEP_F32,
                                        .part = MH_PART_NORMS,
                                        .init = MH_INIT_ONE});
-    table.part = MH_PART_OUTPUT;
+    table.part = MH_PART_OUTPUT, table.flags |= MH_LINEAR;
     m->output = c->tied_embeddings ? m->embed : mh_params_add(params, "", "output.weight", table);
 }
 
-static void model_layout(mh_model *m, mh_arena *arena, int count, int64_t elements, bool training)
+static void model_layout(mh_model *m, mh_arena *arena, const mh_params *counted, bool training)
 {
     mh_params *p = &m->params;
     m->blocks = mh_take(arena, (size_t)m->config.layers * sizeof *m->blocks);
-    p->list = mh_take(arena, (size_t)count * sizeof *p->list);
-    p->capacity = count;
-    p->value = mh_take(arena, (size_t)elements * sizeof *p->value);
+    p->list = mh_take(arena, (size_t)counted->count * sizeof *p->list);
+    p->capacity = counted->count;
+    p->value = mh_take(arena, (size_t)counted->elements * sizeof *p->value);
     if (training)
-        p->grad = mh_take(arena, (size_t)elements * sizeof *p->grad);
-    mh_params_work_layout(p, arena, elements, m->precision, m->config.quant);
+        p->grad = mh_take(arena, (size_t)counted->elements * sizeof *p->grad);
+    mh_params_work_layout(p, arena, counted, m->precision, m->config.quant);
+    mh_params_panels_layout(p, arena, counted, training);
 }
 
 size_t mh_model_bytes(const mh_config *config, mh_precision precision, bool training)
@@ -71,7 +72,7 @@ size_t mh_model_bytes(const mh_config *config, mh_precision precision, bool trai
     mh_params counted = {0};
     mh_arena count = {0};
     mh_model_register(&shell, &counted);
-    model_layout(&shell, &count, counted.count, counted.elements, training);
+    model_layout(&shell, &count, &counted, training);
     return count.used;
 }
 
@@ -90,7 +91,7 @@ mh_status mh_model_create(mh_model **model, const mh_config *config, mh_precisio
         free(m);
         return status;
     }
-    model_layout(m, &m->memory, counted.count, counted.elements, training);
+    model_layout(m, &m->memory, &counted, training);
     mh_model_register(m, &m->params);
     *model = m;
     return MH_OK;

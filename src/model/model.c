@@ -136,14 +136,14 @@ void mh_loss(mh_pass *p, const mh_model *m, const mh_call *call, const int32_t *
     bool train = scale > 0;
     m->ops->loss(nll, train ? live(p->dhidden, call) : (mh_mat){0},
                  train ? mh_param_grad(&m->params, m->output) : NULL, live(p->hidden, call),
-                 mh_param_work(&m->params, m->output), target, scale, p->logits, p->dlogits);
+                 mh_param_linear(&m->params, m->output), target, scale, p->logits, p->dlogits);
 }
 
 void mh_logits(mh_pass *p, const mh_model *m, int64_t first, int64_t count, float *logits)
 {
     m->ops->linear_fwd(mh_mat_of(logits, count, m->config.vocab, MH_F32),
-                       mh_mat_rows(p->hidden, first, count), mh_param_work(&m->params, m->output), NULL, NULL,
-                       1);
+                       mh_mat_rows(p->hidden, first, count), mh_param_linear(&m->params, m->output), NULL,
+                       NULL, 1);
 }
 
 mh_ffn_pass *mh_pass_ffn(mh_pass *p, int64_t layer)

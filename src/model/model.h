@@ -92,10 +92,11 @@ bool mh_preset_suffix_at(int i, char name[64], const char **summary);
 /* ---- params.c: the parameter registry ------------------------------------------------------------------ */
 
 enum {
-    MH_DECAY = 1,   /* weight decay applies: matrices, not norms and biases */
-    MH_EXPERT = 2,  /* belongs to one expert of several */
-    MH_TERNARY = 4, /* a linear that BitNet training quantises */
-    MH_KEEP_F32 = 8 /* used in f32 in every precision: norms, biases, routers */
+    MH_DECAY = 1,    /* weight decay applies: matrices, not norms and biases */
+    MH_EXPERT = 2,   /* belongs to one expert of several */
+    MH_TERNARY = 4,  /* a linear that BitNet training quantises */
+    MH_KEEP_F32 = 8, /* used in f32 in every precision: norms, biases, routers */
+    MH_LINEAR = 16   /* a linear whose weights are laid out for products (mh_linear_weights) */
 };
 
 typedef enum {
@@ -118,6 +119,7 @@ typedef struct {
     int64_t groups, rows, cols; /* groups matrices of rows x cols, stacked */
     int rank;       /* of its shape in files: 1 [cols], 2 [groups*rows, cols], 3 [groups, rows, cols] */
     int64_t offset; /* first element in the flat arrays below, a multiple of 16 */
+    size_t forward, backward; /* where its panels begin in those below */
     unsigned flags;
     mh_part part;
     mh_init init;
@@ -135,22 +137,28 @@ typedef struct {
     void *work;             /* what products use instead, of type work_type: bf16 copies, or those of a */
     mh_type work_type;      /* BitNet model, whose linears are ternary; NULL where the masters serve */
     bool ternary;
+    char *forward, *backward; /* bf16 linears once more, in panels for y = x w^T and for dx = dy w, or NULL */
+    size_t forward_bytes, backward_bytes;
 } mh_params;
 
 /* Registers `param` as prefix + name; its offset is chosen here. Returns its index. With list NULL it only
  * counts. */
 int mh_params_add(mh_params *params, const char *prefix, const char *name, mh_param param);
 
-/* Carves the working copies that products of this precision and mh_quant need, if any. */
-void mh_params_work_layout(mh_params *params, mh_arena *arena, int64_t elements, mh_precision precision,
-                           int quant);
+/* Carves the working copies that products of this precision and mh_quant need, if any, of parameters like
+ * `counted`. */
+void mh_params_work_layout(mh_params *params, mh_arena *arena, const mh_params *counted,
+                           mh_precision precision, int quant);
+/* After that, the panels of its linears: for weights that change less often than they are used. */
+void mh_params_panels_layout(mh_params *params, mh_arena *arena, const mh_params *counted, bool training);
 int64_t mh_param_size(const mh_param *param);
 void mh_param_shape(const mh_param *param, int64_t *shape);    /* [rank] numbers */
 int mh_params_find(const mh_params *params, const char *name); /* index or -1 */
 mh_mat mh_param_value(const mh_params *params, int index);     /* f32 [groups*rows, cols] */
 mh_mat mh_param_work(const mh_params *params,
                      int index); /* as used in products: bf16 in a bf16 run, unless MH_KEEP_F32 */
-float *mh_param_grad(const mh_params *params, int index);         /* NULL for index -1 */
+mh_linear_weights mh_param_linear(const mh_params *params, int index); /* the same with its panels */
+float *mh_param_grad(const mh_params *params, int index);              /* NULL for index -1 */
 const float *mh_param_vector(const mh_params *params, int index); /* a bias or norm, f32; NULL for index -1 */
 void mh_params_refresh(const mh_params *params,
                        const struct mh_ops *ops); /* the working copies from the masters */

@@ -16,7 +16,7 @@ void mh_ffn_register(mh_ffn *f, mh_params *params, const char *prefix)
     double wide = 1 / sqrt((double)s), deep = 1 / sqrt((double)width);
     mh_param linear = {.groups = e ? e : 1,
                        .rank = e ? 3 : 2,
-                       .flags = MH_DECAY | MH_TERNARY | (e ? MH_EXPERT : 0),
+                       .flags = MH_DECAY | MH_TERNARY | MH_LINEAR | (e ? MH_EXPERT : 0),
                        .part = e           ? MH_PART_EXPERTS
                                : f->shared ? MH_PART_SHARED
                                            : MH_PART_FFN,
@@ -157,7 +157,7 @@ void mh_ffn_fwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
     if (m->inner_residual)
         ops->add(combined, combined, head);
     if (m->merge == MH_ON)
-        ops->linear_fwd(y, combined, mh_param_work(params, f->merge_weight),
+        ops->linear_fwd(y, combined, mh_param_linear(params, f->merge_weight),
                         mh_param_vector(params, f->merge_bias), NULL, 1);
 }
 
@@ -175,7 +175,7 @@ void mh_ffn_bwd(const mh_ffn *f, const mh_params *params, const struct mh_ops *o
         dcombined = first_rows(back->d.combined, x.rows);
         ops->linear_bwd(dcombined, false, mh_param_grad(params, f->merge_weight),
                         mh_param_grad(params, f->merge_bias), dy, first_rows(pass->v.combined, x.rows),
-                        mh_param_work(params, f->merge_weight), NULL, 1);
+                        mh_param_linear(params, f->merge_weight), NULL, 1);
     }
     mh_mat rows = mh_mat_split(head, (int)m->heads), drows = mh_mat_split(dhead, (int)m->heads);
 

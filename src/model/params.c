@@ -1,4 +1,5 @@
 /* The parameter registry: what optimizer, checkpoint, clipping and counting loop over. */
+#include "kernel/kernel.h"
 #include "model/model.h"
 
 #include <assert.h>
@@ -24,6 +25,12 @@ int mh_params_add(mh_params *params, const char *prefix, const char *name, mh_pa
     param.offset = params->elements;
     params->elements += (size + 15) / 16 * 16; /* 64 bytes: aligned in f32 */
     params->part[param.part] += size;
+    if (param.flags & MH_LINEAR) {
+        param.forward = params->forward_bytes;
+        param.backward = params->backward_bytes;
+        params->forward_bytes += (size_t)param.groups * mh_panels_bytes(param.cols, param.rows);
+        params->backward_bytes += (size_t)param.groups * mh_panels_bytes(param.rows, param.cols);
+    }
     if (params->list != NULL) {
         assert(params->count < params->capacity);
         snprintf(param.name, sizeof param.name, "%s%s", prefix, name);
@@ -46,13 +53,21 @@ mh_mat mh_param_value(const mh_params *params, int index)
     return mh_mat_of(params->value + p->offset, p->groups * p->rows, p->cols, MH_F32);
 }
 
-void mh_params_work_layout(mh_params *params, mh_arena *arena, int64_t elements, mh_precision precision,
-                           int quant)
+void mh_params_work_layout(mh_params *params, mh_arena *arena, const mh_params *counted,
+                           mh_precision precision, int quant)
 {
     params->ternary = quant == MH_QUANT_BITNET158;
     params->work_type = precision == MH_PRECISION_BF16 ? MH_BF16 : MH_F32;
     if (params->ternary || precision == MH_PRECISION_BF16)
-        params->work = mh_take(arena, (size_t)elements * mh_type_size(params->work_type));
+        params->work = mh_take(arena, (size_t)counted->elements * mh_type_size(params->work_type));
+}
+
+void mh_params_panels_layout(mh_params *params, mh_arena *arena, const mh_params *counted, bool training)
+{
+    if (params->work_type == MH_BF16 && counted->forward_bytes)
+        params->forward = mh_take(arena, counted->forward_bytes);
+    if (params->work_type == MH_BF16 && counted->backward_bytes && training)
+        params->backward = mh_take(arena, counted->backward_bytes);
 }
 
 /* The working copies of `count` elements from `offset` on, as rows of `cols`. */
@@ -68,6 +83,17 @@ mh_mat mh_param_work(const mh_params *params, int index)
     if (params->work == NULL || p->flags & MH_KEEP_F32)
         return mh_param_value(params, index);
     return work_at(params, p->offset, mh_param_size(p), p->cols);
+}
+
+mh_linear_weights mh_param_linear(const mh_params *params, int index)
+{
+    const mh_param *p = &params->list[index];
+    mh_linear_weights w = {.w = mh_param_work(params, index)};
+    if (p->flags & MH_LINEAR && params->forward)
+        w.forward = params->forward + p->forward;
+    if (p->flags & MH_LINEAR && params->backward)
+        w.backward = params->backward + p->backward;
+    return w;
 }
 
 float *mh_param_grad(const mh_params *params, int index)
@@ -92,6 +118,8 @@ void mh_params_refresh(const mh_params *params, const struct mh_ops *ops)
     for (int i = 0; params->ternary && i < params->count; i++)
         if (params->list[i].flags & MH_TERNARY)
             ops->ternarize(mh_param_work(params, i), mh_param_value(params, i), (int)params->list[i].groups);
+    for (int i = 0; i < params->count; i++)
+        ops->pack(mh_param_linear(params, i), (int)params->list[i].groups);
 }
 
 void mh_params_clear(const mh_params *params)

@@ -16,7 +16,7 @@ static void fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
                 mh_mat logits, mh_mat rows)
 {
     (void)v;
-    ops->linear_fwd(logits, rows, mh_param_value(params, ffn->router[0]), NULL, NULL, 1);
+    ops->linear_fwd(logits, rows, mh_param_linear(params, ffn->router[0]), NULL, NULL, 1);
 }
 
 static void bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, const mh_mat *v,
@@ -25,7 +25,7 @@ static void bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
     (void)v;
     (void)d;
     ops->linear_bwd(drows, add_to, mh_param_grad(params, ffn->router[0]), NULL, dlogits, rows,
-                    mh_param_value(params, ffn->router[0]), NULL, 1);
+                    mh_param_linear(params, ffn->router[0]), NULL, 1);
 }
 
 const mh_router mh_router_linear = {.add = add, .products = products, .fwd = fwd, .bwd = bwd};

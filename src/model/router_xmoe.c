@@ -64,13 +64,13 @@ static void fwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
                 mh_mat logits, mh_mat rows)
 {
     mh_mat reduced = mh_mat_rows(v[REDUCED], 0, rows.rows);
-    ops->linear_fwd(reduced, rows, mh_param_value(params, ffn->router[REDUCE]), NULL, NULL, 1);
+    ops->linear_fwd(reduced, rows, mh_param_linear(params, ffn->router[REDUCE]), NULL, NULL, 1);
     if (published(&ffn->moe)) {
         ops->normalize_fwd(reduced, v[REDUCED_STAT].p, reduced, eps);
         ops->temper_fwd(key(ffn, v, rows.rows), reduced, mh_param_vector(params, ffn->router[TEMPERATURE]));
     }
     ops->normalize_fwd(v[EMBEDDED], v[EMBED_STAT].p, mh_param_value(params, ffn->router[EMBED]), eps);
-    ops->linear_fwd(logits, key(ffn, v, rows.rows), v[EMBEDDED], NULL, NULL, 1);
+    ops->linear_fwd(logits, key(ffn, v, rows.rows), (mh_linear_weights){.w = v[EMBEDDED]}, NULL, NULL, 1);
 }
 
 static void bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops *ops, const mh_mat *v,
@@ -82,7 +82,7 @@ static void bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
 
     memset(dembedded.p, 0, (size_t)(dembedded.rows * dembedded.cols) * sizeof(float));
     ops->linear_bwd(key(ffn, d, rows.rows), false, dembedded.p, NULL, dlogits, key(ffn, v, rows.rows),
-                    embedded, NULL, 1);
+                    (mh_linear_weights){.w = embedded}, NULL, 1);
     ops->normalize_bwd(dembedded, dembedded, embedded, v[EMBED_STAT].p, eps);
     ops->add(grad, grad, dembedded);
     if (published(&ffn->moe)) {
@@ -91,7 +91,7 @@ static void bwd(const mh_ffn *ffn, const mh_params *params, const struct mh_ops 
         ops->normalize_bwd(dreduced, dreduced, reduced, v[REDUCED_STAT].p, eps);
     }
     ops->linear_bwd(drows, add_to, mh_param_grad(params, ffn->router[REDUCE]), NULL, dreduced, rows,
-                    mh_param_value(params, ffn->router[REDUCE]), NULL, 1);
+                    mh_param_linear(params, ffn->router[REDUCE]), NULL, 1);
 }
 
 #define ROUTER                                                                     \

@@ -1,6 +1,6 @@
 /* linear: y = x w^T + bias, its gradients, and the same by groups of rows that have weights of their own
- * (experts). Work is cut into tiles whose bounds depend on shapes alone, so that any number of threads gives
- * the same bits. */
+ * (experts); and how these weights are laid out for it. Work is cut into tiles whose bounds depend on shapes
+ * alone, so that any number of threads gives the same bits. */
 #include "kernel/kernel.h"
 #include "op/op.h"
 
@@ -45,9 +45,10 @@ typedef struct {
     int64_t before;
 } walker;
 
-static walker walk_over(grouping g, int64_t width)
+static walker walk_over(grouping g, int64_t width, bool panels)
 {
-    return (walker){.g = g, .width = width, .cols = g.rows <= FEW_ROWS ? FEW_COLS : TILE_COLS};
+    int64_t most = panels ? width : TILE_COLS;
+    return (walker){.g = g, .width = width, .cols = g.rows <= FEW_ROWS ? FEW_COLS : most};
 }
 
 static int64_t group_tiles(const walker *w)
@@ -83,10 +84,42 @@ static void fill_bias(mh_mat y, tile t, const float *bias)
         mh_rows_now()->store(mh_mat_at(y, t.row + r, t.col), y.type, bias + t.col, t.cols);
 }
 
-void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups)
+/* The panels from column `col` on of a group whose factor is [k, n]. Tiles begin at panels. */
+static char *panels_at(void *panels, int group, int64_t k, int64_t n, int64_t col)
 {
-    int64_t out = w.rows / groups;
-    walker walk = walk_over((grouping){begin, groups, x.rows}, out);
+    if (panels == NULL)
+        return NULL;
+    return (char *)panels + (size_t)group * mh_panels_bytes(k, n) + mh_panels_bytes(k, col);
+}
+
+/* Lays out the factors [k, n] of all groups, stored at w as `transpose` says. */
+static void pack(void *panels, mh_mat w, bool transpose, int64_t k, int64_t n, int groups)
+{
+    int64_t across = ceil_div(n, MH_PANEL), out = w.rows / groups;
+    if (panels == NULL)
+        return;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < groups * across; i++) {
+        int group = (int)(i / across);
+        int64_t col = i % across * MH_PANEL;
+        const void *from = transpose ? mh_mat_row(w, group * out + col) : mh_mat_at(w, group * out, col);
+        mh_panels_fill(panels_at(panels, group, k, n, col), from, w.ld, transpose, k,
+                       mh_least(MH_PANEL, n - col));
+    }
+}
+
+void mh_cpu_pack(mh_linear_weights w, int groups)
+{
+    int64_t out = w.w.rows / groups, in = w.w.cols;
+    pack(w.forward, w.w, true, in, out, groups);
+    pack(w.backward, w.w, false, out, in, groups);
+}
+
+void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
+                       int groups)
+{
+    int64_t out = w.w.rows / groups;
+    walker walk = walk_over((grouping){begin, groups, x.rows}, out, w.forward != NULL);
     int64_t tiles = all_tiles(walk);
 #pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk)
     for (int64_t i = 0; i < tiles; i++) {
@@ -98,8 +131,9 @@ void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_mat w, const float *bias, const in
                               .k = x.cols,
                               .a = mh_mat_row(x, t.row),
                               .lda = x.ld,
-                              .b = mh_mat_row(w, t.group * out + t.col),
-                              .ldb = w.ld,
+                              .b = mh_mat_row(w.w, t.group * out + t.col),
+                              .panels = panels_at(w.forward, t.group, x.cols, out, t.col),
+                              .ldb = w.w.ld,
                               .transpose_b = true,
                               .c = mh_mat_at(y, t.row, t.col),
                               .ldc = y.ld,
@@ -110,10 +144,10 @@ void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_mat w, const float *bias, const in
 }
 
 /* dx = dy w */
-static void linear_dx(mh_mat dx, bool add, mh_mat dy, mh_mat w, grouping g)
+static void linear_dx(mh_mat dx, bool add, mh_mat dy, mh_linear_weights w, grouping g)
 {
-    int64_t out = w.rows / g.groups;
-    walker walk = walk_over(g, w.cols);
+    int64_t out = w.w.rows / g.groups, in = w.w.cols;
+    walker walk = walk_over(g, in, w.backward != NULL);
     int64_t tiles = all_tiles(walk);
 #pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk)
     for (int64_t i = 0; i < tiles; i++) {
@@ -123,8 +157,9 @@ static void linear_dx(mh_mat dx, bool add, mh_mat dy, mh_mat w, grouping g)
                               .k = out,
                               .a = mh_mat_row(dy, t.row),
                               .lda = dy.ld,
-                              .b = mh_mat_at(w, t.group * out, t.col),
-                              .ldb = w.ld,
+                              .b = mh_mat_at(w.w, t.group * out, t.col),
+                              .panels = panels_at(w.backward, t.group, out, in, t.col),
+                              .ldb = w.w.ld,
                               .c = mh_mat_at(dx, t.row, t.col),
                               .ldc = dx.ld,
                               .add = add,
@@ -168,11 +203,11 @@ static void linear_dw(float *dw, float *dbias, mh_mat dy, mh_mat x, int64_t out,
     }
 }
 
-void mh_cpu_linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_mat w,
+void mh_cpu_linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_linear_weights w,
                        const int64_t *begin, int groups)
 {
     grouping g = {begin, groups, x.rows};
     if (dx.p)
         linear_dx(dx, add, dy, w, g);
-    linear_dw(dw, dbias, dy, x, w.rows / groups, g);
+    linear_dw(dw, dbias, dy, x, w.w.rows / groups, g);
 }

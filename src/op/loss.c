@@ -21,10 +21,10 @@ static float cross_entropy(float *y, int32_t t, float scale, int64_t vocab)
     return largest - wanted + logf(sum);
 }
 
-void mh_cpu_loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target, float scale,
-                 mh_mat logits, mh_mat dlogits)
+void mh_cpu_loss(float *nll, mh_mat dx, float *dw, mh_mat x, mh_linear_weights w, const int32_t *target,
+                 float scale, mh_mat logits, mh_mat dlogits)
 {
-    int64_t vocab = w.rows;
+    int64_t vocab = w.w.rows;
     for (int64_t first = 0; first < x.rows; first += logits.rows) {
         int64_t n = mh_least(logits.rows, x.rows - first);
         mh_mat rows = mh_mat_rows(x, first, n), y = mh_mat_rows(logits, 0, n);

@@ -39,6 +39,15 @@ typedef struct {
 
 int mh_threads(void); /* the most threads a parallel region will have */
 
+/* ---- linear.c: the weights of a linear layer ----------------------------------------------------------- */
+
+/* w [groups*out, in] as it stands; and where that makes products faster, w^T and w of each group in panels
+ * (kernel.h), for forward and for dx, as `pack` laid them out. Either may be NULL. */
+typedef struct {
+    mh_mat w;
+    void *forward, *backward;
+} mh_linear_weights;
+
 /* ---- plan.c: the dispatch plan ------------------------------------------------------------------------- */
 
 /* A stable counting sort of (row, choice) pairs by expert. Every use of routing is a loop over these arrays.
@@ -113,6 +122,7 @@ typedef struct {
  *            bias [g*out, ...). begin NULL: one group of all rows. bias, dbias may be NULL. y may be f32
  *            for bf16 x and w. dx: absent (p NULL), overwritten, or with `add` added to. dw and dbias f32,
  *            added to.
+ * pack       lays w out for `linear`, into w.forward and w.backward where these are not NULL.
  * norm       y = (x - m) r w with m = 0 and r = 1/sqrt(mean(x^2) + eps) (RMSNorm), or m = mean(x) and
  *            r = 1/sqrt(var(x) + eps) (LayerNorm); stat [N,2] keeps (m, r). w f32 [D].
  * rotary     in place on x [N, heads*head_dim], half-split: pairs (i, i + head_dim/2) of each head are
@@ -146,59 +156,61 @@ typedef struct {
  *            0. With dx.p set, also dx = scale * d(sum nll)/dx and dw += scale * d(sum nll)/dw. logits: f32
  *            work space of any number of rows >= 1, V columns; dlogits: the same in x's type (only with dx).
  */
-#define MH_OPS(FWD_BWD, ONE)                                                                               \
-    FWD_BWD(linear, (mh_mat y, mh_mat x, mh_mat w, const float *bias, const int64_t *begin, int groups),   \
-            (mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_mat w,                  \
-             const int64_t *begin, int groups))                                                            \
-    FWD_BWD(                                                                                               \
-        norm, (mh_mat y, float *stat, mh_mat x, const float *w, mh_norm_kind kind, float eps),             \
-        (mh_mat dx, float *dw, mh_mat dy, mh_mat x, const float *w, const float *stat, mh_norm_kind kind)) \
-    FWD_BWD(rotary, (mh_mat x, int head_dim, const int32_t *position, const float *table),                 \
-            (mh_mat dx, int head_dim, const int32_t *position, const float *table))                        \
-    FWD_BWD(attention, (mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape),    \
-            (mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat v,           \
-             const float *lse, const mh_attention *shape))                                                 \
-    FWD_BWD(swiglu, (mh_mat y, mh_mat gate, mh_mat up),                                                    \
-            (mh_mat dgate, mh_mat dup, mh_mat dy, mh_mat gate, mh_mat up))                                 \
-    FWD_BWD(gelu, (mh_mat y, mh_mat up), (mh_mat dup, mh_mat dy, mh_mat up))                               \
-    FWD_BWD(relu, (mh_mat y, mh_mat x), (mh_mat dx, mh_mat dy, mh_mat y))                                  \
-    FWD_BWD(jitter, (mh_mat x, float range, uint64_t seed, uint64_t stream),                               \
-            (mh_mat dx, float range, uint64_t seed, uint64_t stream))                                      \
-    FWD_BWD(dropout, (mh_mat x, float rate, uint64_t seed, uint64_t stream),                               \
-            (mh_mat dx, float rate, uint64_t seed, uint64_t stream))                                       \
-    FWD_BWD(embedding, (mh_mat y, const int32_t *token, mh_mat w),                                         \
-            (float *dw, const int32_t *token, mh_mat dy))                                                  \
-    FWD_BWD(softmax, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                     \
-    FWD_BWD(sigmoid, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                     \
-    FWD_BWD(temper, (mh_mat y, mh_mat x, const float *t),                                                  \
-            (mh_mat dx, float *dt, mh_mat dy, mh_mat y, const float *t))                                   \
-    FWD_BWD(gates, (float *gate, mh_mat p, const int32_t *choice, int top_k, bool renormalize),            \
-            (mh_mat dp, const float *dgate, mh_mat p, const int32_t *choice, int top_k, bool renormalize)) \
-    ONE(balance_fwd, float, (mh_mat p, const int32_t *choice, int top_k))                                  \
-    ONE(balance_bwd, void, (mh_mat dp, float weight, const int32_t *choice, int top_k))                    \
-    ONE(z_loss_fwd, float, (float *lse, mh_mat logits))                                                    \
-    ONE(z_loss_bwd, void, (mh_mat dlogits, float weight, mh_mat p, const float *lse))                      \
-    FWD_BWD(dispatch, (mh_mat y, mh_mat x, const mh_plan *plan),                                           \
-            (mh_mat dx, mh_mat dy, const mh_plan *plan))                                                   \
-    FWD_BWD(combine, (mh_mat y, mh_mat x, const mh_plan *plan),                                            \
-            (mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_plan *plan))                           \
-    FWD_BWD(normalize, (mh_mat y, float *stat, mh_mat x, float eps),                                       \
-            (mh_mat dx, mh_mat dy, mh_mat y, const float *stat, float eps))                                \
-    ONE(loss, void,                                                                                        \
-        (float *nll, mh_mat dx, float *dw, mh_mat x, mh_mat w, const int32_t *target, float scale,         \
-         mh_mat logits, mh_mat dlogits))                                                                   \
-    /* without derivatives */                                                                              \
-    /* falling p + bias (NULL: 0), ties: lowest index */                                                   \
-    ONE(top_k, void, (int32_t * choice, mh_mat p, const float *bias, int top_k))                           \
-    /* changes the second of two choices as the policy says */                                             \
-    ONE(second_expert, void, (int32_t * choice, mh_mat p, mh_second how, uint64_t seed, uint64_t stream))  \
-    /* from plan->choice, and plan->gate to drop by; capacity 0: none */                                   \
-    ONE(plan, void, (mh_plan * plan, int64_t rows, int64_t capacity, mh_drop drop))                        \
-    ONE(quantize, void, (mh_mat y, mh_mat x))                                                              \
-    ONE(ternarize, void, (mh_mat y, mh_mat w, int groups))                                                 \
-    ONE(add, void, (mh_mat y, mh_mat a, mh_mat b)) /* y = a + b, types may differ, aliasing allowed */     \
-    ONE(cast, void, (mh_mat y, mh_mat x))          /* between f32 and bf16, or a copy */                   \
-    ONE(square_sum, double, (const float *x, int64_t n))                                                   \
+#define MH_OPS(FWD_BWD, ONE)                                                                                \
+    FWD_BWD(linear,                                                                                         \
+            (mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin, int groups), \
+            (mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_linear_weights w,        \
+             const int64_t *begin, int groups))                                                             \
+    FWD_BWD(                                                                                                \
+        norm, (mh_mat y, float *stat, mh_mat x, const float *w, mh_norm_kind kind, float eps),              \
+        (mh_mat dx, float *dw, mh_mat dy, mh_mat x, const float *w, const float *stat, mh_norm_kind kind))  \
+    FWD_BWD(rotary, (mh_mat x, int head_dim, const int32_t *position, const float *table),                  \
+            (mh_mat dx, int head_dim, const int32_t *position, const float *table))                         \
+    FWD_BWD(attention, (mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape),     \
+            (mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, mh_mat q, mh_mat k, mh_mat v,            \
+             const float *lse, const mh_attention *shape))                                                  \
+    FWD_BWD(swiglu, (mh_mat y, mh_mat gate, mh_mat up),                                                     \
+            (mh_mat dgate, mh_mat dup, mh_mat dy, mh_mat gate, mh_mat up))                                  \
+    FWD_BWD(gelu, (mh_mat y, mh_mat up), (mh_mat dup, mh_mat dy, mh_mat up))                                \
+    FWD_BWD(relu, (mh_mat y, mh_mat x), (mh_mat dx, mh_mat dy, mh_mat y))                                   \
+    FWD_BWD(jitter, (mh_mat x, float range, uint64_t seed, uint64_t stream),                                \
+            (mh_mat dx, float range, uint64_t seed, uint64_t stream))                                       \
+    FWD_BWD(dropout, (mh_mat x, float rate, uint64_t seed, uint64_t stream),                                \
+            (mh_mat dx, float rate, uint64_t seed, uint64_t stream))                                        \
+    FWD_BWD(embedding, (mh_mat y, const int32_t *token, mh_mat w),                                          \
+            (float *dw, const int32_t *token, mh_mat dy))                                                   \
+    FWD_BWD(softmax, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                      \
+    FWD_BWD(sigmoid, (mh_mat p, mh_mat logits), (mh_mat dlogits, mh_mat dp, mh_mat p))                      \
+    FWD_BWD(temper, (mh_mat y, mh_mat x, const float *t),                                                   \
+            (mh_mat dx, float *dt, mh_mat dy, mh_mat y, const float *t))                                    \
+    FWD_BWD(gates, (float *gate, mh_mat p, const int32_t *choice, int top_k, bool renormalize),             \
+            (mh_mat dp, const float *dgate, mh_mat p, const int32_t *choice, int top_k, bool renormalize))  \
+    ONE(balance_fwd, float, (mh_mat p, const int32_t *choice, int top_k))                                   \
+    ONE(balance_bwd, void, (mh_mat dp, float weight, const int32_t *choice, int top_k))                     \
+    ONE(z_loss_fwd, float, (float *lse, mh_mat logits))                                                     \
+    ONE(z_loss_bwd, void, (mh_mat dlogits, float weight, mh_mat p, const float *lse))                       \
+    FWD_BWD(dispatch, (mh_mat y, mh_mat x, const mh_plan *plan),                                            \
+            (mh_mat dx, mh_mat dy, const mh_plan *plan))                                                    \
+    FWD_BWD(combine, (mh_mat y, mh_mat x, const mh_plan *plan),                                             \
+            (mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_plan *plan))                            \
+    FWD_BWD(normalize, (mh_mat y, float *stat, mh_mat x, float eps),                                        \
+            (mh_mat dx, mh_mat dy, mh_mat y, const float *stat, float eps))                                 \
+    ONE(loss, void,                                                                                         \
+        (float *nll, mh_mat dx, float *dw, mh_mat x, mh_linear_weights w, const int32_t *target,            \
+         float scale, mh_mat logits, mh_mat dlogits))                                                       \
+    /* without derivatives */                                                                               \
+    ONE(pack, void, (mh_linear_weights w, int groups))                                                      \
+    /* falling p + bias (NULL: 0), ties: lowest index */                                                    \
+    ONE(top_k, void, (int32_t * choice, mh_mat p, const float *bias, int top_k))                            \
+    /* changes the second of two choices as the policy says */                                              \
+    ONE(second_expert, void, (int32_t * choice, mh_mat p, mh_second how, uint64_t seed, uint64_t stream))   \
+    /* from plan->choice, and plan->gate to drop by; capacity 0: none */                                    \
+    ONE(plan, void, (mh_plan * plan, int64_t rows, int64_t capacity, mh_drop drop))                         \
+    ONE(quantize, void, (mh_mat y, mh_mat x))                                                               \
+    ONE(ternarize, void, (mh_mat y, mh_mat w, int groups))                                                  \
+    ONE(add, void, (mh_mat y, mh_mat a, mh_mat b)) /* y = a + b, types may differ, aliasing allowed */      \
+    ONE(cast, void, (mh_mat y, mh_mat x))          /* between f32 and bf16, or a copy */                    \
+    ONE(square_sum, double, (const float *x, int64_t n))                                                    \
     ONE(adamw, void, (float *w, float *m, float *v, const float *dw, int64_t n, const mh_adamw *rule))
 
 #define MH_OP_PAIR(name, forward, backward) \

@@ -1,0 +1,52 @@
+/* panels: the right factor of a bf16 product as the processor's dot products of pairs take it. */
+#include "kernel/kernel.h"
+
+#include <string.h>
+
+/* A panel has MH_PANEL columns. In it, row by row, stand the pairs (b[2i][j], b[2i+1][j]) of all its columns
+ * j: what one instruction multiplies by a pair of A (and oneDNN's BA16a64b2a). Where k or n end early, zeros.
+ */
+enum { DEPTH = 32 }; /* k is filled up to a multiple of it */
+
+static int64_t padded(int64_t n, int64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+size_t mh_panels_bytes(int64_t k, int64_t n)
+{
+#ifdef MHMOE_ONEDNN
+    if (mh_isa_now() >= MH_ISA_AVX512_BF16)
+        return (size_t)(padded(k, DEPTH) * padded(n, MH_PANEL)) * sizeof(uint16_t);
+#endif
+    (void)k;
+    (void)n;
+    return 0;
+}
+
+/* y[r][j] = the pair of elements (2r, j) and (2r+1, j) of B, whose element (i, j) is b[i*down + j*across]. */
+static inline void pairs(uint16_t (*y)[MH_PANEL][2], const uint16_t *b, int64_t down, int64_t across,
+                         int64_t k, int64_t n)
+{
+    for (int64_t r = 0; r < k / 2; r++)
+        for (int64_t j = 0; j < n; j++) {
+            y[r][j][0] = b[2 * r * down + j * across];
+            y[r][j][1] = b[(2 * r + 1) * down + j * across];
+        }
+    for (int64_t j = 0; k % 2 && j < n; j++)
+        y[k / 2][j][0] = b[(k - 1) * down + j * across];
+}
+
+void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n)
+{
+    uint16_t(*y)[MH_PANEL][2] = panel;
+    for (int64_t i = 0; i < padded(k, DEPTH); i += DEPTH, y += DEPTH / 2) {
+        int64_t depth = i + DEPTH <= k ? DEPTH : k - i;
+        if (depth < DEPTH || n < MH_PANEL)
+            memset(y, 0, sizeof *y * DEPTH / 2);
+        if (transpose_b)
+            pairs(y, b + i, 1, ldb, depth, n);
+        else
+            pairs(y, b + i * ldb, ldb, 1, depth, n);
+    }
+}
