@@ -22,6 +22,7 @@ enum { A, B, C, SCRATCHPAD, MEMORIES };
 static dnnl_engine_t engine;
 static tss_t states;
 static once_flag once = ONCE_FLAG_INIT;
+static bool panels_pay;
 
 /* What a primitive was made for. Compared as bytes: clear it before filling. */
 typedef struct {
@@ -69,37 +70,6 @@ static void state_free(void *pointer)
     free(s->work.p);
     free(s->tile.p);
     free(s);
-}
-
-static void start(void)
-{
-    static const dnnl_cpu_isa_t limit[MH_ISAS] = {
-        [MH_ISA_AVX2] = dnnl_cpu_isa_avx2,
-        [MH_ISA_AVX512] = dnnl_cpu_isa_avx512_core,
-        [MH_ISA_AVX512_BF16] = dnnl_cpu_isa_avx512_core_bf16,
-        [MH_ISA_AMX] = dnnl_cpu_isa_avx512_core_amx,
-    };
-    dnnl_set_max_cpu_isa(limit[mh_isa_now()]);
-    if (tss_create(&states, state_free) != thrd_success ||
-        dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
-        engine = NULL;
-}
-
-/* This thread's state, or NULL where there is no memory for it. */
-static state *state_now(void)
-{
-    call_once(&once, start);
-    if (engine == NULL)
-        return NULL;
-    state *s = tss_get(states);
-    if (s == NULL && (s = calloc(1, sizeof *s)) != NULL) {
-        if (dnnl_stream_create(&s->stream, engine, dnnl_stream_default_flags) != dnnl_success ||
-            tss_set(states, s) != thrd_success) {
-            state_free(s);
-            s = NULL;
-        }
-    }
-    return s;
 }
 
 /* At least `bytes` of `b`, valid until the next call; NULL where there is no memory. It grows a few times in
@@ -168,6 +138,59 @@ static bool entry_create(entry *e)
     dnnl_post_ops_destroy(sum);
     dnnl_primitive_attr_destroy(attr);
     return ok;
+}
+
+/* oneDNN makes a primitive for any layout, but those that it has no kernel for run in its reference. */
+static bool takes_panels(void)
+{
+    entry e = {.shape = {.m = 64, .n = 64, .k = 64, .lda = 64, .ldc = 64, .panels = true, .out = MH_BF16}};
+    const_dnnl_primitive_desc_t made;
+    const char *name;
+    bool fast = entry_create(&e) && dnnl_primitive_get_primitive_desc(e.primitive, &made) == dnnl_success &&
+                dnnl_primitive_desc_query(made, dnnl_query_impl_info_str, 0, (void *)&name) == dnnl_success &&
+                strncmp(name, "ref", 3) != 0;
+    entry_release(&e);
+    return fast;
+}
+
+static void start(void)
+{
+    static const dnnl_cpu_isa_t limit[MH_ISAS] = {
+        [MH_ISA_AVX2] = dnnl_cpu_isa_avx2,
+        [MH_ISA_AVX512] = dnnl_cpu_isa_avx512_core,
+        [MH_ISA_AVX512_BF16] = dnnl_cpu_isa_avx512_core_bf16,
+        [MH_ISA_AMX] = dnnl_cpu_isa_avx512_core_amx,
+    };
+    dnnl_set_max_cpu_isa(limit[mh_isa_now()]);
+    if (tss_create(&states, state_free) != thrd_success ||
+        dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
+        engine = NULL;
+    panels_pay = engine != NULL && takes_panels();
+}
+
+/* This thread's state, or NULL where there is no memory for it. */
+static state *state_now(void)
+{
+    call_once(&once, start);
+    if (engine == NULL)
+        return NULL;
+    state *s = tss_get(states);
+    if (s == NULL && (s = calloc(1, sizeof *s)) != NULL) {
+        if (dnnl_stream_create(&s->stream, engine, dnnl_stream_default_flags) != dnnl_success ||
+            tss_set(states, s) != thrd_success) {
+            state_free(s);
+            s = NULL;
+        }
+    }
+    return s;
+}
+
+bool mh_gemm_onednn_panels(void)
+{
+    if (mh_isa_now() < MH_ISA_AVX512_BF16)
+        return false;
+    call_once(&once, start);
+    return panels_pay;
 }
 
 /* The primitive of this shape: one of PROBES places that its hash names, the first of which gives way when

@@ -93,6 +93,7 @@ void mh_gemm(const mh_product *product);
 void mh_gemm_portable(const mh_product *product); /* the specification */
 #ifdef MHMOE_ONEDNN
 void mh_gemm_onednn(const mh_product *product);
+bool mh_gemm_onednn_panels(void); /* are bf16 products faster with panels? */
 #endif
 
 /* ---- panels.c: the right factor of many products, laid out once ---------------------------------------- */

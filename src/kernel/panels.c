@@ -16,7 +16,7 @@ static int64_t padded(int64_t n, int64_t to)
 size_t mh_panels_bytes(int64_t k, int64_t n)
 {
 #ifdef MHMOE_ONEDNN
-    if (mh_isa_now() >= MH_ISA_AVX512_BF16)
+    if (mh_gemm_onednn_panels())
         return (size_t)(padded(k, DEPTH) * padded(n, MH_PANEL)) * sizeof(uint16_t);
 #endif
     (void)k;
