@@ -48,6 +48,12 @@ static int threads_of(const mh_attention *a)
     return mh_threads() < a->scratch.threads ? mh_threads() : a->scratch.threads;
 }
 
+/* Whether more threads are worth it, for `products` of queries and keys. */
+static bool worth(const mh_attention *a, int products)
+{
+    return mh_worth_product(products * a->batch * a->rows * a->heads * a->head_dim * (a->past + a->rows));
+}
+
 static space my_space(const mh_attention *a)
 {
     mh_arena arena = {.base = a->scratch.base + (size_t)omp_get_thread_num() * a->scratch.bytes,
@@ -159,7 +165,7 @@ static void forward(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh
 void mh_cpu_attention_fwd(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *shape)
 {
     int64_t blocks = round_up(shape->rows) / BLOCK;
-#pragma omp parallel for schedule(dynamic) num_threads(threads_of(shape))
+#pragma omp parallel for schedule(dynamic) num_threads(threads_of(shape)) if (worth(shape, 2))
     for (int64_t i = 0; i < shape->batch * shape->heads * blocks; i++) {
         int64_t sequence = i / blocks / shape->heads;
         int head = (int)(i / blocks % shape->heads);
@@ -212,7 +218,7 @@ void mh_cpu_attention_bwd(mh_mat dq, mh_mat dk, mh_mat dv, mh_mat dy, mh_mat y, 
                           const float *lse, const mh_attention *shape)
 {
     int group = shape->heads / shape->kv_heads;
-#pragma omp parallel for schedule(dynamic) num_threads(threads_of(shape))
+#pragma omp parallel for schedule(dynamic) num_threads(threads_of(shape)) if (worth(shape, 5))
     for (int64_t i = 0; i < shape->batch * shape->kv_heads; i++) {
         int64_t sequence = i / shape->kv_heads, kv_head = i % shape->kv_heads;
         space s = my_space(shape);

@@ -121,7 +121,8 @@ void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bia
     int64_t out = w.w.rows / groups;
     walker walk = walk_over((grouping){begin, groups, x.rows}, out, w.forward != NULL);
     int64_t tiles = all_tiles(walk);
-#pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk)
+    bool worth = mh_worth_product(x.rows * x.cols * out);
+#pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk) if (worth)
     for (int64_t i = 0; i < tiles; i++) {
         tile t = walk_to(&walk, i);
         if (bias)
@@ -149,7 +150,8 @@ static void linear_dx(mh_mat dx, bool add, mh_mat dy, mh_linear_weights w, group
     int64_t out = w.w.rows / g.groups, in = w.w.cols;
     walker walk = walk_over(g, in, w.backward != NULL);
     int64_t tiles = all_tiles(walk);
-#pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk)
+    bool worth = mh_worth_product(dy.rows * out * in);
+#pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk) if (worth)
     for (int64_t i = 0; i < tiles; i++) {
         tile t = walk_to(&walk, i);
         mh_gemm(&(mh_product){.m = t.rows,
@@ -180,7 +182,7 @@ static void add_rows(float *dbias, mh_mat dy)
 static void linear_dw(float *dw, float *dbias, mh_mat dy, mh_mat x, int64_t out, grouping g)
 {
     int64_t down = ceil_div(out, DW_ROWS), across = ceil_div(x.cols, DW_COLS);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (mh_worth_product(g.rows * out * x.cols))
     for (int64_t t = 0; t < g.groups * down * across; t++) {
         int group = (int)(t / (down * across));
         int64_t i = t / across % down * DW_ROWS, j = t % across * DW_COLS;

@@ -256,4 +256,10 @@ static inline bool mh_worth(int64_t elements)
     return elements > 16384;
 }
 
+/* The same for products: one token of a small model is made faster by a single thread. */
+static inline bool mh_worth_product(int64_t multiply_adds)
+{
+    return multiply_adds > 1 << 20;
+}
+
 #endif
