@@ -347,6 +347,13 @@ static void counting_linear(mh_mat y, mh_mat x, mh_linear_weights w, const float
     real->linear_fwd(y, x, w, bias, begin, groups);
 }
 
+static void counting_experts(mh_expert_rows r, const mh_experts *e)
+{
+    int matrices = e->gate.w.p ? 3 : 2;
+    counted += 2.0 * matrices * (double)r.in.rows * (double)r.in.cols * (double)r.up.cols;
+    real->experts_fwd(r, e);
+}
+
 static void counting_attention(mh_mat y, float *lse, mh_mat q, mh_mat k, mh_mat v, const mh_attention *s)
 {
     for (int64_t t = 0; t < s->rows; t++) /* q.k and p.v for each visible key */
@@ -375,6 +382,7 @@ static void test_flops_are_those_of_a_forward(void **state)
         struct mh_ops counting = *f.model->ops;
         real = f.model->ops;
         counting.linear_fwd = counting_linear;
+        counting.experts_fwd = counting_experts;
         counting.attention_fwd = counting_attention;
         counting.loss = counting_loss;
         f.model->ops = &counting;

@@ -7,7 +7,7 @@
 #include "op/op.h"
 #include "test.h"
 
-enum { SEED = 20241116, INPUTS = 4, OUTPUTS = 4 };
+enum { SEED = 20241116, INPUTS = 7, OUTPUTS = 4 };
 
 /* ---- a job: one operation with its inputs, outputs and gradients --------------------------------------- */
 
@@ -31,7 +31,7 @@ typedef struct {
     float *table;
     mh_plan plan;
     mh_attention attention;
-    mh_mat work[2];
+    mh_mat work[2], inner[3];
     void *panels[2];
 } job;
 
@@ -165,6 +165,68 @@ static void bwd_linear(job *j)
 }
 
 static const subject linear = {"linear", 2, false, make_linear, fwd_linear, bwd_linear};
+
+/* Variant 0: SwiGLU of groups, with biases; 1: GELU of one. Many rows go block by block. */
+static void make_experts(job *j)
+{
+    int64_t dim = j->large ? 70 : 12, width = j->large ? 90 : 9, groups = j->variant ? 1 : 4;
+    activation(j, j->rows, dim);
+    weight(j, groups * width, dim, j->type);
+    weight(j, groups * dim, width, j->type);
+    if (j->variant == 0) {
+        weight(j, groups * width, dim, j->type);
+        weight(j, 1, groups * width, MH_F32);
+        weight(j, 1, groups * dim, MH_F32);
+        weight(j, 1, groups * width, MH_F32);
+    }
+    memcpy(j->begin, (int64_t[]){0, j->rows - 9, j->rows - 9, j->rows - 8, j->rows}, sizeof j->begin);
+    output(j, j->rows, dim, j->type);
+    for (int i = 0; i < 3; i++)
+        output(j, j->rows, width, j->type);
+    for (int i = 0; i < 3; i++)
+        j->inner[i] = filled(j, j->rows, width, j->type, NAN);
+}
+
+static mh_experts experts_of(job *j)
+{
+    mh_experts e = {.up.w = j->x[1], .down.w = j->x[2], .groups = 1};
+    if (j->variant == 0) {
+        e.gate.w = j->x[3];
+        e.up_bias = j->x[4].p, e.down_bias = j->x[5].p, e.gate_bias = j->x[6].p;
+        e.begin = j->begin, e.groups = 4;
+    }
+    return e;
+}
+
+static mh_expert_rows expert_rows_of(job *j)
+{
+    return (mh_expert_rows){.in = j->x[0], .out = j->y[0], .up = j->y[1], .act = j->y[2], .gate = j->y[3]};
+}
+
+static void fwd_experts(job *j)
+{
+    mh_experts e = experts_of(j);
+    ops->experts_fwd(expert_rows_of(j), &e);
+}
+
+static mh_expert_rows expert_gradients_of(job *j)
+{
+    return (mh_expert_rows){j->dx[0], j->inner[0], j->inner[1], j->inner[2], j->dy};
+}
+
+static mh_expert_grads expert_weight_gradients_of(job *j)
+{
+    return (mh_expert_grads){j->dx[3].p, j->dx[1].p, j->dx[2].p, j->dx[6].p, j->dx[4].p, j->dx[5].p};
+}
+
+static void bwd_experts(job *j)
+{
+    mh_experts e = experts_of(j);
+    mh_expert_grads dw = expert_weight_gradients_of(j);
+    ops->experts_bwd(expert_gradients_of(j), &dw, expert_rows_of(j), &e);
+}
+
+static const subject experts = {"experts", 2, false, make_experts, fwd_experts, bwd_experts};
 
 static void make_norm(job *j)
 {

@@ -15,7 +15,6 @@ static struct {
     const struct mh_ops *real;
     const mh_params *params;
     double *seconds;
-    mh_time_part linear; /* of the last linear: the activation between two belongs there too */
 } now;
 
 #define TIMED(part, call)                                    \
@@ -48,8 +47,7 @@ static void linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bia
 {
     double start = mh_seconds();
     now.real->linear_fwd(y, x, w, bias, begin, groups);
-    now.linear = part_of(w.w);
-    now.seconds[now.linear] += mh_seconds() - start;
+    now.seconds[part_of(w.w)] += mh_seconds() - start;
 }
 
 static void linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_linear_weights w,
@@ -57,22 +55,21 @@ static void linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, 
 {
     double start = mh_seconds();
     now.real->linear_bwd(dx, add, dw, dbias, dy, x, w, begin, groups);
-    now.linear = part_of(w.w);
-    now.seconds[now.linear] += mh_seconds() - start;
+    now.seconds[part_of(w.w)] += mh_seconds() - start;
 }
 
-static void swiglu_fwd(mh_mat y, mh_mat gate, mh_mat up)
+static void experts_fwd(mh_expert_rows r, const mh_experts *e)
 {
     double start = mh_seconds();
-    now.real->swiglu_fwd(y, gate, up);
-    now.seconds[now.linear] += mh_seconds() - start;
+    now.real->experts_fwd(r, e);
+    now.seconds[part_of(e->up.w)] += mh_seconds() - start;
 }
 
-static void swiglu_bwd(mh_mat dgate, mh_mat dup, mh_mat dy, mh_mat gate, mh_mat up)
+static void experts_bwd(mh_expert_rows d, const mh_expert_grads *dw, mh_expert_rows r, const mh_experts *e)
 {
     double start = mh_seconds();
-    now.real->swiglu_bwd(dgate, dup, dy, gate, up);
-    now.seconds[now.linear] += mh_seconds() - start;
+    now.real->experts_bwd(d, dw, r, e);
+    now.seconds[part_of(e->up.w)] += mh_seconds() - start;
 }
 
 static void norm_fwd(mh_mat y, float *stat, mh_mat x, const float *w, mh_norm_kind kind, float eps)
@@ -202,7 +199,7 @@ const struct mh_ops *mh_timed_ops(const mh_params *params, double *seconds)
     table = *now.real;
 #define PAIR(name) table.name##_fwd = name##_fwd, table.name##_bwd = name##_bwd;
     PAIR(linear)
-    PAIR(swiglu)
+    PAIR(experts)
     PAIR(norm)
     PAIR(rotary)
     PAIR(attention)

@@ -6,7 +6,8 @@
 
 /* Tiles of an output [rows, width]: large enough that a product runs at full speed (at 4096 rows, 256 columns
  * take 8 % longer than 1024); narrower where there are few rows in all, so that every thread gets some (at
- * 256 rows, they take 0.6 of the time). Tiles of a weight gradient sum over all rows. */
+ * 256 rows, they take 0.6 of the time). With panels oneDNN is fastest on whole rows. Tiles of a weight
+ * gradient sum over all rows. */
 enum { TILE_ROWS = 256, TILE_COLS = 1024, FEW_ROWS = 512, FEW_COLS = 256, DW_ROWS = 256, DW_COLS = 1024 };
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -45,10 +46,11 @@ typedef struct {
     int64_t before;
 } walker;
 
-static walker walk_over(grouping g, int64_t width, bool panels)
+static walker walk_over(grouping g, int64_t width, bool panels, mh_tiling tiling)
 {
-    int64_t most = panels ? width : TILE_COLS;
-    return (walker){.g = g, .width = width, .cols = g.rows <= FEW_ROWS ? FEW_COLS : most};
+    int64_t cols = panels || tiling == MH_TILES_WHOLE ? width : TILE_COLS;
+    bool few = g.rows <= FEW_ROWS && tiling == MH_TILES_SHARED;
+    return (walker){.g = g, .width = width, .cols = few ? FEW_COLS : cols};
 }
 
 static int64_t group_tiles(const walker *w)
@@ -75,13 +77,6 @@ static tile walk_to(walker *w, int64_t index)
     int64_t i = (index - w->before) % down * TILE_ROWS, j = (index - w->before) / down * w->cols;
     return (tile){w->group, group_first(w->g, w->group) + i, mh_least(TILE_ROWS, rows - i), j,
                   mh_least(w->cols, w->width - j)};
-}
-
-/* Bias goes in first and the product is added to it: one rounding less than the other way round. */
-static void fill_bias(mh_mat y, tile t, const float *bias)
-{
-    for (int64_t r = 0; r < t.rows; r++)
-        mh_rows_now()->store(mh_mat_at(y, t.row + r, t.col), y.type, bias + t.col, t.cols);
 }
 
 /* The panels from column `col` on of a group whose factor is [k, n]. Tiles begin at panels. */
@@ -115,13 +110,28 @@ void mh_cpu_pack(mh_linear_weights w, int groups)
     pack(w.backward, w.w, false, out, in, groups);
 }
 
-void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
-                       int groups)
+mh_linear_weights mh_linear_group(mh_linear_weights w, int group, int groups)
+{
+    int64_t out = w.w.rows / groups, in = w.w.cols;
+    return (mh_linear_weights){.w = mh_mat_rows(w.w, group * out, out),
+                               .forward = panels_at(w.forward, group, in, out, 0),
+                               .backward = panels_at(w.backward, group, out, in, 0)};
+}
+
+/* Bias goes in first and the product is added to it: one rounding less than the other way round. */
+static void fill_bias(mh_mat y, tile t, const float *bias)
+{
+    for (int64_t r = 0; r < t.rows; r++)
+        mh_rows_now()->store(mh_mat_at(y, t.row + r, t.col), y.type, bias + t.col, t.cols);
+}
+
+void mh_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
+                   int groups, mh_tiling tiling)
 {
     int64_t out = w.w.rows / groups;
-    walker walk = walk_over((grouping){begin, groups, x.rows}, out, w.forward != NULL);
+    walker walk = walk_over((grouping){begin, groups, x.rows}, out, w.forward != NULL, tiling);
     int64_t tiles = all_tiles(walk);
-    bool worth = mh_worth_product(x.rows * x.cols * out);
+    bool worth = tiles > 1 && mh_worth_product(x.rows * x.cols * out);
 #pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk) if (worth)
     for (int64_t i = 0; i < tiles; i++) {
         tile t = walk_to(&walk, i);
@@ -144,13 +154,19 @@ void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bia
     }
 }
 
-/* dx = dy w */
-static void linear_dx(mh_mat dx, bool add, mh_mat dy, mh_linear_weights w, grouping g)
+void mh_cpu_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
+                       int groups)
 {
-    int64_t out = w.w.rows / g.groups, in = w.w.cols;
-    walker walk = walk_over(g, in, w.backward != NULL);
+    mh_linear_fwd(y, x, w, bias, begin, groups, MH_TILES_SHARED);
+}
+
+void mh_linear_dx(mh_mat dx, bool add, mh_mat dy, mh_linear_weights w, const int64_t *begin, int groups,
+                  mh_tiling tiling)
+{
+    int64_t out = w.w.rows / groups, in = w.w.cols;
+    walker walk = walk_over((grouping){begin, groups, dy.rows}, in, w.backward != NULL, tiling);
     int64_t tiles = all_tiles(walk);
-    bool worth = mh_worth_product(dy.rows * out * in);
+    bool worth = tiles > 1 && mh_worth_product(dy.rows * out * in);
 #pragma omp parallel for schedule(monotonic : dynamic) firstprivate(walk) if (worth)
     for (int64_t i = 0; i < tiles; i++) {
         tile t = walk_to(&walk, i);
@@ -210,6 +226,6 @@ void mh_cpu_linear_bwd(mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, 
 {
     grouping g = {begin, groups, x.rows};
     if (dx.p)
-        linear_dx(dx, add, dy, w, g);
+        mh_linear_dx(dx, add, dy, w, begin, groups, MH_TILES_SHARED);
     linear_dw(dw, dbias, dy, x, w.w.rows / groups, g);
 }

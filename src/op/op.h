@@ -48,6 +48,28 @@ typedef struct {
     void *forward, *backward;
 } mh_linear_weights;
 
+/* ---- experts.c: the weights and rows of a feed-forward network ----------------------------------------- */
+
+/* By groups, as `linear`: gate and up [groups*F, D], down [groups*D, F]. gate.w.p NULL: GELU instead of
+ * SwiGLU. Biases may be NULL. */
+typedef struct {
+    mh_linear_weights gate, up, down;
+    const float *gate_bias, *up_bias, *down_bias;
+    const int64_t *begin;
+    int groups;
+    bool quantize; /* BitNet: act is rounded to 8 bits */
+} mh_experts;
+
+/* The gradients of all that, as linear's dw and dbias. */
+typedef struct {
+    float *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+} mh_expert_grads;
+
+/* in and out [N, D]; gate, up and act [N, F]: values or gradients of them. Without gate it is not used. */
+typedef struct {
+    mh_mat in, gate, up, act, out;
+} mh_expert_rows;
+
 /* ---- plan.c: the dispatch plan ------------------------------------------------------------------------- */
 
 /* A stable counting sort of (row, choice) pairs by expert. Every use of routing is a loop over these arrays.
@@ -122,6 +144,8 @@ typedef struct {
  *            bias [g*out, ...). begin NULL: one group of all rows. bias, dbias may be NULL. y may be f32
  *            for bf16 x and w. dx: absent (p NULL), overwritten, or with `add` added to. dw and dbias f32,
  *            added to.
+ * experts    act = up * silu(gate) or gelu(up), out = down(act), where gate, up and down are linears of `e`;
+ *            all of r but r.in is written. Backward overwrites all of d but d.out.
  * pack       lays w out for `linear`, into w.forward and w.backward where these are not NULL.
  * norm       y = (x - m) r w with m = 0 and r = 1/sqrt(mean(x^2) + eps) (RMSNorm), or m = mean(x) and
  *            r = 1/sqrt(var(x) + eps) (LayerNorm); stat [N,2] keeps (m, r). w f32 [D].
@@ -161,6 +185,8 @@ typedef struct {
             (mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin, int groups), \
             (mh_mat dx, bool add, float *dw, float *dbias, mh_mat dy, mh_mat x, mh_linear_weights w,        \
              const int64_t *begin, int groups))                                                             \
+    FWD_BWD(experts, (mh_expert_rows r, const mh_experts *e),                                               \
+            (mh_expert_rows d, const mh_expert_grads *dw, mh_expert_rows r, const mh_experts *e))           \
     FWD_BWD(                                                                                                \
         norm, (mh_mat y, float *stat, mh_mat x, const float *w, mh_norm_kind kind, float eps),              \
         (mh_mat dx, float *dw, mh_mat dy, mh_mat x, const float *w, const float *stat, mh_norm_kind kind))  \
@@ -233,6 +259,15 @@ const struct mh_ops *mh_cpu_ops(void);
     void mh_cpu_##name##_bwd backward;
 #define MH_OP_DECLARE_ONE(name, result, arguments) result mh_cpu_##name arguments;
 MH_OPS(MH_OP_DECLARE_PAIR, MH_OP_DECLARE_ONE)
+
+/* linear, and its dx alone, with tiles that many threads share where rows are few, or that are as wide as the
+ * output, for a caller whose threads have rows of their own; and the weights of one group. */
+typedef enum { MH_TILES_SHARED, MH_TILES_WHOLE } mh_tiling;
+void mh_linear_fwd(mh_mat y, mh_mat x, mh_linear_weights w, const float *bias, const int64_t *begin,
+                   int groups, mh_tiling tiling);
+void mh_linear_dx(mh_mat dx, bool add, mh_mat dy, mh_linear_weights w, const int64_t *begin, int groups,
+                  mh_tiling tiling);
+mh_linear_weights mh_linear_group(mh_linear_weights w, int group, int groups);
 
 /* Operations compute in f32 on pieces of a row, at most MH_CHUNK elements: mh_read gives a piece as f32, in
  * place or widened into `buffer`; mh_room says where to compute a piece, in place or in `buffer`; mh_write
