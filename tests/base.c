@@ -255,14 +255,11 @@ static void numbers(void **state)
 static void paths(void **state)
 {
     (void)state;
-    char path[MH_PATH], name[MH_PATH];
+    char path[MH_PATH];
     OK(mh_path_join(path, "a", "b"));
     assert_string_equal(path, "a/b");
     OK(mh_path_join(path, "/", "b"));
     assert_string_equal(path, "/b");
-    memset(name, 'x', sizeof name - 1);
-    name[sizeof name - 1] = '\0';
-    FAILS(MH_EVALUE, "longer than", mh_path_join(path, "a", name));
 
     OK(mh_make_dirs("dirs/a/b"));
     OK(mh_make_dirs("dirs/a/b/"));
@@ -523,7 +520,7 @@ static void json(void **state)
     FAILS(MH_EIO, "absent.json", mh_json_read(&value, "absent.json"));
     static char deep[100000];
     memset(deep, '[', sizeof deep);
-    FAILS(MH_EFORMAT, "depth", mh_json_parse(&value, deep, sizeof deep, "deep.json"));
+    FAILS(MH_EFORMAT, "nested more than 2048 deep", mh_json_parse(&value, deep, sizeof deep, "deep.json"));
 }
 
 /* ---- YAML ---------------------------------------------------------------------------------------------- */
@@ -580,16 +577,8 @@ static void yaml_refusals_name_the_line(void **state)
     FAILS(MH_EFORMAT, "r.yaml:1: a value must not contain", read_yaml("a: \"x\\0y\"\n", &out));
     FAILS(MH_EFORMAT, "r.yaml:2: not valid YAML", read_yaml("a: 1\n\tb: 2\n", &out));
     FAILS(MH_EFORMAT, "r.yaml:3: not valid YAML", read_yaml("a: 1\nb: 2\nc: \xff\n", &out));
-    FAILS(MH_EFORMAT, "nested too deeply", read_yaml("{a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", &out));
-    char key[400];
-    memset(key, 'k', sizeof key);
-    strcpy(key + 300, ": 1\n");
-    FAILS(MH_EFORMAT, "r.yaml:1: this key is too long", read_yaml(key, &out));
-    static char large[(1 << 20) + 2];
-    memset(large, '\n', sizeof large - 1);
-    FAILS(MH_EFORMAT, "at most 1048576", read_yaml(large, &out));
-    memset(large, '[', sizeof large - 2);
-    large[sizeof large - 2] = '\0';
+    static char large[1 << 20];
+    memset(large, '[', sizeof large - 1);
     assert_int_equal(read_yaml(large, &out), MH_EFORMAT);
     mh_text_release(&out);
 }

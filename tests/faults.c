@@ -531,7 +531,7 @@ static void refused_writes_are_told(void **state)
     }
 }
 
-/* ---- two processes, and limits ------------------------------------------------------------------------- */
+/* ---- two processes ------------------------------------------------------------------------------------- */
 
 /* The second is told who the first is. flock holds a file that was opened again, so this process is both. */
 static void a_folder_has_one_process(void **state)
@@ -555,47 +555,6 @@ static void a_folder_has_one_process(void **state)
         mh_lock_remove(&lock);
         mh_text_release(&made);
     }
-}
-
-/* One over each limit of docs/formats.md. */
-static void beyond_a_limit_is_a_sentence(void **state)
-{
-    (void)state;
-    static const char *const over[] = {
-        "model.dim=16385",      "model.layers=513", "model.attention_heads=513", "model.context=1048577",
-        "model.vocab=16777217", "moe.heads=1025",   "moe.experts=65537",         "moe.top_k=65"};
-    mh_recipe recipe;
-    for (size_t i = 0; i < sizeof over / sizeof *over; i++)
-        FAILS(MH_EUSAGE, "must be a whole number from", mh_recipe_read(&recipe, NULL, &over[i], 1));
-
-    enum { DEPTH = 2048, LINE = 64 << 20 };
-    static char nested[2 * (DEPTH + 1)], long_text[MH_OPTION_TEXT + 16] = "data.train=";
-    json_t *json;
-    memset(nested, '[', DEPTH + 1);
-    memset(nested + DEPTH + 1, ']', DEPTH + 1);
-    FAILS(MH_EFORMAT, "maximum parsing depth", mh_json_parse(&json, nested, sizeof nested, "nested"));
-    OK(mh_json_parse(&json, nested + 1, sizeof nested - 2, "nested"));
-    json_decref(json);
-
-    memset(long_text + strlen(long_text), 'a', MH_OPTION_TEXT);
-    const char *setting = long_text;
-    FAILS(MH_EUSAGE, "text of at most 1023 bytes", mh_recipe_read(&recipe, NULL, &setting, 1));
-
-    /* Holes read as zeros. */
-    const char *line = tiny_path("long.jsonl"), *yaml = tiny_path("long.yaml");
-    OK(mh_file_write(line, "{", 1)); /* zeros alone are an empty tar */
-    OK(mh_file_write(yaml, "", 0));
-    assert_int_equal(truncate(line, LINE + (1 << 17)), 0);
-    assert_int_equal(truncate(yaml, (1 << 20) + 1), 0);
-    mh_corpus *corpus;
-    mh_document document;
-    bool end;
-    OK(mh_corpus_open(&corpus, &line, 1));
-    FAILS(MH_EFORMAT, "long.jsonl:1: this line is longer than 64 MiB",
-          mh_corpus_next(corpus, &document, &end));
-    mh_corpus_close(corpus);
-    FAILS(MH_EFORMAT, "long.yaml is larger than the 1048576 bytes allowed",
-          mh_recipe_read(&recipe, yaml, NULL, 0));
 }
 
 static void stop_it(void *context, const mh_train_log *log)
@@ -630,7 +589,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(refused_memory_is_told),
         cmocka_unit_test(refused_writes_are_told),
         cmocka_unit_test(a_folder_has_one_process),
-        cmocka_unit_test(beyond_a_limit_is_a_sentence),
     };
     return cmocka_run_group_tests(tests, setup, tiny_teardown);
 }

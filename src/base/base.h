@@ -302,6 +302,7 @@ mh_status mh_options_set(const mh_options *options, void *config, const char *ke
 /* The same for "section.key=text" from a command line: what is wrong with it is MH_EUSAGE. */
 mh_status mh_options_assign(const mh_options *options, void *config, const char *assignment);
 
+#define MH_RECIPE_LIMIT ((size_t)1 << 20) /* bytes of a file */
 mh_status mh_options_read_yaml(const mh_options *options, void *config, const char *path);
 mh_status mh_options_write_yaml(const mh_options *options, const void *config, mh_text *out);
 

@@ -63,12 +63,17 @@ mh_status mh_file_read(const char *path, size_t limit, mh_text *out)
         return mh_fail_errno("open", path);
     char block[1 << 16];
     size_t n;
-    while (status == MH_OK && (n = fread(block, 1, sizeof block, file)) > 0)
-        if (n > limit - out->length)
-            status =
-                mh_fail(MH_EFORMAT, "%s is larger than the %zu bytes allowed for such a file", path, limit);
-        else
+    struct stat s;
+    /* Known before it is read, unless it is a pipe or grows. */
+    bool larger = fstat(fileno(file), &s) == 0 && S_ISREG(s.st_mode) && s.st_size > (off_t)limit;
+    while (status == MH_OK && !larger && (n = fread(block, 1, sizeof block, file)) > 0) {
+        larger = n > limit - out->length;
+        if (!larger)
             status = mh_text_add(out, block, n);
+    }
+    if (larger)
+        status = mh_fail(MH_EFORMAT, "%s is larger than the %zu bytes allowed for such a file; name another",
+                         path, limit);
     if (status == MH_OK && ferror(file))
         status = mh_fail_errno("read", path);
     if (status == MH_OK)

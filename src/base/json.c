@@ -10,17 +10,20 @@
 mh_status mh_json_parse(json_t **json, const char *data, size_t length, const char *what)
 {
     json_error_t error;
-    *json = json_loadb(data, length, FLAGS, &error); /* jansson's own limit on depth is 2048 */
+    *json = json_loadb(data, length, FLAGS, &error);
     if (*json == NULL) /* to jansson, a token that got no memory is a wrong one; what is wrong is so again */
         *json = json_loadb(data, length, FLAGS, &error);
     if (*json != NULL)
         return MH_OK;
     if (error.text[0] == '\0' || json_error_code(&error) == json_error_out_of_memory)
         return mh_fail(MH_EMEMORY, "%s: the system refused memory to read it", what);
-    /* This one of jansson's sentences tells the programmer which flag to set. */
-    const char *why = json_error_code(&error) == json_error_null_character
-                          ? "\\u0000 is not allowed in a string"
-                          : error.text;
+    /* Two of jansson's sentences: one tells the programmer which flag to set, one lacks the limit. */
+    _Static_assert(JSON_PARSER_MAX_DEPTH == 2048, "docs/formats.md says so, too");
+    const char *why = error.text;
+    if (json_error_code(&error) == json_error_null_character)
+        why = "\\u0000 is not allowed in a string";
+    else if (json_error_code(&error) == json_error_stack_overflow)
+        why = "arrays and objects are nested more than 2048 deep; nest them less";
     return mh_fail(MH_EFORMAT, "%s is not valid JSON: line %d, column %d: %s", what, error.line, error.column,
                    why);
 }

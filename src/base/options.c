@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define YAML_LIMIT ((size_t)1 << 20)
-
 static void *field(const mh_section *section, const mh_option *row, const void *config)
 {
     return (char *)config + section->offset + row->offset;
@@ -248,7 +246,7 @@ mh_status mh_options_read_yaml(const mh_options *options, void *config, const ch
 {
     recipe r = {options, config, path};
     mh_text text;
-    MH_TRY(mh_file_read(path, YAML_LIMIT, &text));
+    MH_TRY(mh_file_read(path, MH_RECIPE_LIMIT, &text));
     mh_status status = mh_yaml_read(path, text.data, text.length, set_from_yaml, &r);
     mh_text_release(&text);
     return status;

@@ -63,8 +63,10 @@ static mh_status read_tensor(mh_tensor *tensor, const char *name, const json_t *
         return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" has type \"%s\"; F32, BF16 and I32 are understood",
                        path, name, type ? type : "");
     if (!read_shape(tensor, json_object_get(entry, "shape")))
-        return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" has no valid shape of at most %d dimensions", path,
-                       name, MH_TENSOR_RANK);
+        return mh_fail(MH_EFORMAT,
+                       "%s: tensor \"%s\" has no valid shape, which is at most %d dimensions and less than "
+                       "2^60 elements; use another file",
+                       path, name, MH_TENSOR_RANK);
     /* An end before its begin wraps around to a size that no tensor has. */
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_t *from = json_array_get(offsets, 0), *to = json_array_get(offsets, 1);
@@ -170,11 +172,12 @@ static mh_status read_file(mh_tensors *t, const char *path)
         return mh_fail(MH_EFORMAT, "%s has only %zu bytes and is no safetensors file", path, t->map.size);
     memcpy(&length, t->map.data, sizeof length);
     size_t rest = t->map.size - sizeof length;
-    if (length > rest || length > HEADER_LIMIT)
+    size_t most = rest < HEADER_LIMIT ? rest : HEADER_LIMIT;
+    if (length > most)
         return mh_fail(MH_EFORMAT,
-                       "%s is truncated or no safetensors file: its header should have %llu of %zu bytes; "
-                       "use another copy of the file",
-                       path, (unsigned long long)length, rest);
+                       "%s is truncated or no safetensors file: its header should have %llu bytes, and at "
+                       "most %zu are possible; use another copy of the file",
+                       path, (unsigned long long)length, most);
     const unsigned char *header = t->map.data + sizeof length;
     char what[MH_PATH + 16];
     snprintf(what, sizeof what, "the header of %s", path);

@@ -5,15 +5,15 @@
 #include <string.h>
 #include <yaml.h>
 
-enum { DEPTH_LIMIT = 8, SIZE_LIMIT = 1 << 20, KEY_LIMIT = 256 };
+enum { DEPTH_LIMIT = 8, KEY_LIMIT = 255 /* bytes */ };
 
 typedef struct {
     yaml_parser_t parser;
     yaml_event_t event; /* the current one */
     const char *path, *data;
     size_t length;
-    json_t *seen;        /* every full key and its line: finds duplicates */
-    char key[KEY_LIMIT]; /* the mapping being read: "moe" */
+    json_t *seen;            /* every full key and its line: finds duplicates */
+    char key[KEY_LIMIT + 1]; /* the mapping being read: "moe" */
     size_t key_length;
     mh_yaml_each *each;
     void *context;
@@ -82,10 +82,11 @@ static mh_status enter(reader *r)
 {
     const char *name;
     MH_TRY(scalar(r, &name));
-    size_t room = KEY_LIMIT - r->key_length;
+    size_t room = sizeof r->key - r->key_length;
     int n = snprintf(r->key + r->key_length, room, "%s%s", r->key_length > 0 ? "." : "", name);
     if ((size_t)n >= room)
-        return refuse(r, "this key is too long");
+        return mh_fail(MH_EFORMAT, "%s:%d: a key may have %d bytes, and this one has more; shorten it",
+                       r->path, line(r), KEY_LIMIT);
     r->key_length += (size_t)n;
     json_t *first = json_object_get(r->seen, r->key);
     if (first != NULL)
@@ -115,7 +116,9 @@ static mh_status list(reader *r)
 static mh_status mapping(reader *r, int depth)
 {
     if (depth > DEPTH_LIMIT)
-        return refuse(r, "groups are nested too deeply");
+        return mh_fail(MH_EFORMAT,
+                       "%s:%d: groups are nested more than %d deep; recipes have sections and keys", r->path,
+                       line(r), DEPTH_LIMIT);
     size_t outer = r->key_length;
     for (;;) {
         MH_TRY(next(r));
@@ -154,9 +157,6 @@ static mh_status document(reader *r)
 
 mh_status mh_yaml_read(const char *path, const char *data, size_t length, mh_yaml_each *each, void *context)
 {
-    if (length > SIZE_LIMIT)
-        return mh_fail(MH_EFORMAT, "%s has %zu bytes, and at most %d are read as YAML; name a recipe", path,
-                       length, SIZE_LIMIT);
     reader r = {.path = path,
                 .data = data,
                 .length = length,

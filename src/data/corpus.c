@@ -109,12 +109,8 @@ static mh_status next_line(mh_corpus *c, const char **line, size_t *length)
     for (size_t seen = 0, held;; seen = held) {
         held = c->raw.length - c->taken;
         newline = memchr(c->raw.data + c->taken + seen, '\n', held - seen);
-        if (newline != NULL || c->end)
+        if (newline != NULL || c->end || held > LINE_LIMIT)
             break;
-        if (held > LINE_LIMIT)
-            return mh_fail(MH_EFORMAT,
-                           "%s:%lld: this line is longer than %d MiB; a line of .jsonl is one document",
-                           mh_source_name(c->source), (long long)c->line + 1, LINE_LIMIT >> 20);
         MH_TRY(fill(c, held + BLOCK));
     }
     size_t held = c->raw.length - c->taken;
@@ -122,6 +118,10 @@ static mh_status next_line(mh_corpus *c, const char **line, size_t *length)
         return MH_OK;
     *line = c->raw.data + c->taken;
     *length = newline != NULL ? (size_t)(newline - *line) : held;
+    if (*length > LINE_LIMIT)
+        return mh_fail(MH_EFORMAT,
+                       "%s:%lld: this line is longer than %d MiB; a line of .jsonl is one document: split it",
+                       mh_source_name(c->source), (long long)c->line + 1, LINE_LIMIT >> 20);
     c->taken += *length + (newline != NULL);
     c->line++;
     return MH_OK;

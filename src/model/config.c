@@ -24,8 +24,8 @@ const mh_option mh_model_rows[MH_MODEL_ROWS] = {
     {"ffn_dim", "0",
      "hidden width of a dense layer and of the baseline of presets; 0: 8/3 dim, to a multiple of 8",
      MH_OPTION_INT, MODEL(ffn_dim), 0, 1 << 20, NULL, 0},
-    {"vocab", "0", "number of token ids; 0: the data's tokenizer's", MH_OPTION_INT, MODEL(vocab), 0, 1 << 24,
-     NULL, 0},
+    {"vocab", "0", "number of token ids; 0: the data's tokenizer's", MH_OPTION_INT, MODEL(vocab), 0,
+     MH_VOCAB_LIMIT, NULL, 0},
     {"activation", "swiglu", "experts and dense layers: down(up * silu(gate)) or down(gelu(up))",
      MH_OPTION_CHOICE, MODEL(activation), 0, 0, "swiglu|gelu", 0},
     {"bias", "false", "biases in experts and dense layers", MH_OPTION_BOOL, MODEL(bias), 0, 0, NULL, 0},
@@ -42,10 +42,10 @@ const mh_option mh_model_rows[MH_MODEL_ROWS] = {
      MODEL(dropout), 0, 0.9, NULL, 0},
     {"tied_embeddings", "true", "the output layer uses the embedding matrix", MH_OPTION_BOOL,
      MODEL(tied_embeddings), 0, 0, NULL, 0},
-    {"bos", "-1", "token a text starts after; -1: the data's </s>", MH_OPTION_INT, MODEL(bos), -1, 1 << 24,
-     NULL, 0},
-    {"eos", "-1", "token that ends a text; -1: the data's </s>", MH_OPTION_INT, MODEL(eos), -1, 1 << 24, NULL,
-     0},
+    {"bos", "-1", "token a text starts after; -1: the data's </s>", MH_OPTION_INT, MODEL(bos), -1,
+     MH_VOCAB_LIMIT, NULL, 0},
+    {"eos", "-1", "token that ends a text; -1: the data's </s>", MH_OPTION_INT, MODEL(eos), -1,
+     MH_VOCAB_LIMIT, NULL, 0},
 };
 
 const mh_option mh_moe_rows[MH_MOE_ROWS] = {

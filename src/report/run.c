@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define METRICS_LIMIT ((size_t)1 << 30)
-#define RECIPE_LIMIT  ((size_t)1 << 20)
 
 /* Points of a curve and columns of a heat map. They are fixed shares of the run, so that runs that differ in
  * their seed have them at the same steps. */
@@ -89,7 +88,7 @@ static void read_recipe(reader *r, const char *path)
 {
     mh_text yaml;
     mh_recipe recipe;
-    if (mh_file_read(path, RECIPE_LIMIT, &yaml) != MH_OK) {
+    if (mh_file_read(path, MH_RECIPE_LIMIT, &yaml) != MH_OK) {
         complain(r, mh_message());
         return;
     }

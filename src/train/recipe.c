@@ -164,6 +164,9 @@ mh_status mh_recipe_take_vocab(mh_recipe *recipe, int64_t vocab, int64_t eos)
         return mh_fail(MH_EMISMATCH,
                        "model.vocab is %lld, but the tokenizer has %lld pieces; leave model.vocab out",
                        (long long)model->vocab, (long long)vocab);
+    if (vocab > MH_VOCAB_LIMIT)
+        return mh_fail(MH_EVALUE, "the tokenizer has %lld pieces, and a model at most %d; use a smaller one",
+                       (long long)vocab, MH_VOCAB_LIMIT);
     model->vocab = vocab;
     /* Documents are separated by </s>, so a text starts after one, and <s> is never seen in training. */
     model->bos = model->bos < 0 ? eos : model->bos;

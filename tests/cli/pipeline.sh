@@ -40,6 +40,13 @@ grep -q 'own.jsonl:2: it has no' err && grep -q 'left out 1 of 3 questions' err 
 "$mhmoe" eval run --tasks own.jsonl,./own.jsonl --limit 1 >result
 grep -Eq '^\./own.jsonl +1 +0 +acc +1.0000 +- ' result || fail "no row of the table: $(cat result)"
 
+# More than is held in memory at once; a hole takes no room on disk.
+truncate -s 1073741825 large
+! "$mhmoe" tokenizer encode --tokenizer tokenizer.model --input large 2>err || fail "a text of any size was encoded"
+grep -q 'large is larger than the 1073741824 bytes allowed' err || fail "the refusal does not name the limit"
+! head -c 16777217 /dev/zero | "$mhmoe" generate run --prompt - 2>err || fail "a prompt of any size"
+grep -q 'the prompt on standard input is over 16 MiB; shorten it' err || fail "the refusal does not name the limit"
+
 # The same command gives the same text; the prompt may come from standard input.
 "$mhmoe" generate run --prompt 'The old' --max-tokens 20 --seed 3 >one
 printf 'The old' | "$mhmoe" generate run --prompt - --max-tokens 20 --seed 3 >two
