@@ -12,8 +12,10 @@ typedef struct {
     const cli_usage *usage;
     const struct argp *argp;
     cli_list *arguments;
-    cli_list *open; /* the list that plain words go to, or NULL */
-    uint64_t seen;  /* bit i: option i was given */
+    const cli_option *last;   /* whose value the last word was, or NULL */
+    const cli_option *greedy; /* the last whose list took more than one word, or NULL */
+    uint64_t seen;            /* bit i: option i was given */
+    mh_status excess;         /* of the first plain word too many: --help may come after it */
     mh_status status;
     bool helped;
 } parsing;
@@ -21,7 +23,7 @@ typedef struct {
 static mh_status add_item(cli_list *list, const char *word)
 {
     if (list->count == CLI_LIST_MAX)
-        return mh_fail(MH_EUSAGE, "'%s' is one word too many: at most %d are taken", word, CLI_LIST_MAX);
+        return mh_fail(MH_EUSAGE, "'%s' is one word too many; give at most %d", word, CLI_LIST_MAX);
     list->item[list->count++] = word;
     return MH_OK;
 }
@@ -50,10 +52,50 @@ static mh_status set_number(const cli_option *option, const char *text)
     return MH_OK;
 }
 
+static bool takes_many(const cli_option *option)
+{
+    size_t length = strlen(option->argument);
+    return option->type == CLI_LIST && length > 3 && strcmp(option->argument + length - 3, "...") == 0;
+}
+
+/* Words that were meant for an option: KEY=VALUE without it, or NAME,... with blanks instead of commas. */
+static mh_status refuse_word(const parsing *p, const char *word)
+{
+    const cli_option *last = p->last;
+    for (int a = 0; a <= p->arguments->count; a++) {
+        const char *given = a < p->arguments->count ? p->arguments->item[a] : word;
+        for (int i = 0; i < p->usage->option_count && strchr(given, '=') != NULL; i++) {
+            const cli_option *option = &p->usage->options[i];
+            if (option->type == CLI_LIST && !takes_many(option))
+                return mh_fail(MH_EUSAGE, "'%s' is one word too many; write --%s before each %s", given,
+                               option->name, option->argument);
+        }
+    }
+    if (last != NULL && last->type == CLI_STRING && strchr(last->argument, ',') != NULL)
+        return mh_fail(MH_EUSAGE, "'%s' is one word too many; --%s takes one, %s without blanks", word,
+                       last->name, last->argument);
+    return mh_fail(MH_EUSAGE, "'%s' is one word too many", word);
+}
+
+static mh_status add_word(parsing *p, const char *word)
+{
+    if (p->last != NULL && takes_many(p->last)) {
+        p->greedy = p->last;
+        return add_item(p->last->value, word);
+    }
+    if (p->arguments->count < p->usage->max_arguments || p->arguments->count == CLI_LIST_MAX)
+        MH_TRY(add_item(p->arguments, word));
+    else if (p->excess == MH_OK)
+        p->excess = refuse_word(p, word);
+    p->last = NULL;
+    return MH_OK;
+}
+
 static mh_status set_option(parsing *p, int index, const char *text)
 {
     const cli_option *option = &p->usage->options[index];
     p->seen |= UINT64_C(1) << index;
+    p->last = option->type == CLI_FLAG ? NULL : option;
     switch (option->type) {
     case CLI_FLAG:
         *(bool *)option->value = true;
@@ -61,12 +103,8 @@ static mh_status set_option(parsing *p, int index, const char *text)
     case CLI_STRING:
         *(const char **)option->value = text;
         return MH_OK;
-    case CLI_LIST: {
-        size_t length = strlen(option->argument);
-        if (length > 3 && strcmp(option->argument + length - 3, "...") == 0)
-            p->open = option->value;
+    case CLI_LIST:
         return add_item(option->value, text);
-    }
     default:
         return set_number(option, text);
     }
@@ -100,15 +138,17 @@ static mh_status explain(const cli_usage *usage, const char *word)
 static mh_status check_complete(const parsing *p)
 {
     const cli_usage *usage = p->usage;
+    MH_TRY(p->excess);
     for (int i = 0; i < usage->option_count; i++)
         if (usage->options[i].required && (p->seen >> i & 1) == 0)
             return mh_fail(MH_EUSAGE, "--%s %s is missing", usage->options[i].name,
                            usage->options[i].argument);
-    if (p->arguments->count < usage->min_arguments)
-        return mh_fail(MH_EUSAGE, "%s is missing", usage->arguments);
-    if (p->arguments->count > usage->max_arguments)
-        return mh_fail(MH_EUSAGE, "'%s' is one word too many", p->arguments->item[usage->max_arguments]);
-    return MH_OK;
+    if (p->arguments->count >= usage->min_arguments)
+        return MH_OK;
+    if (p->greedy != NULL)
+        return mh_fail(MH_EUSAGE, "%s is missing: --%s takes all words behind it; put %s before it",
+                       usage->arguments, p->greedy->name, usage->arguments);
+    return mh_fail(MH_EUSAGE, "%s is missing", usage->arguments);
 }
 
 static void print_help(const parsing *p)
@@ -133,14 +173,13 @@ static error_t on_key(int key, char *text, struct argp_state *state)
         return ECANCELED;
     } else if (key == ARGP_KEY_ARG) {
         if (state->quoted > 0) /* after "--" */
-            p->open = NULL;
-        p->status = add_item(p->open != NULL ? p->open : p->arguments, text);
+            p->last = NULL;
+        p->status = add_word(p, text);
     } else if (key == ARGP_KEY_END) {
         p->status = check_complete(p);
     } else if (key == ARGP_KEY_ERROR && p->status == MH_OK && !p->helped) {
         p->status = explain(p->usage, state->argv[state->next - 1]);
     } else if (key >= KEY_OPTION && key < KEY_OPTION + OPTIONS_MAX) {
-        p->open = NULL;
         p->status = set_option(p, key - KEY_OPTION, text);
     } else {
         return ARGP_ERR_UNKNOWN;

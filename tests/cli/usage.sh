@@ -42,7 +42,20 @@ done
 for command in "tokenizer train" "data build" init train compare eval analyse generate info verify import; do
     expect 2 "is missing; try 'mhmoe $command --help'" "$mhmoe" $command
 done
-expect 2 'one word too many' "$mhmoe" train a.yaml b.yaml
+expect 2 "'b.yaml' is one word too many; try" "$mhmoe" train a.yaml b.yaml
+for command in train info compare; do
+    expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" $command a --set a.b=1 b.c=2
+    expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" $command --set a.b=1 b.c=2 a
+done
+expect 2 "'piqa' is one word too many; --tasks takes one, NAME,... without blanks;" "$mhmoe" eval a --tasks rte piqa
+expect 2 "CHECKPOINT is missing: --perplexity takes all words behind it; put CHECKPOINT before it" \
+    "$mhmoe" eval --perplexity a.txt run
+expect 1 'run' "$mhmoe" eval --perplexity a.txt -- run
+expect 0 '^Examples:' "$mhmoe" train a.yaml b.yaml --help
+expect 2 "'1025' is one word too many; give at most 1024;" "$mhmoe" report $(seq 1025)
+expect 1 '^mhmoe: ' "$mhmoe" report $(seq 1024) --output page.html
+expect 2 "input PATH... is missing" "$mhmoe" tokenizer train --vocab 1048576
+expect 2 "vocab takes a whole number from 260 to 1048576, not '1048577'" "$mhmoe" tokenizer train --vocab 1048577
 expect 2 "nearest is --temperature" "$mhmoe" generate x --prompt y --temprature 1
 expect 2 "--temperature takes a number from 0 to .* not '-1'" "$mhmoe" generate x --prompt y --temperature -1
 expect 2 "--seed takes a whole number" "$mhmoe" generate x --prompt y --seed 1.5
