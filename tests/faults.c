@@ -468,6 +468,7 @@ static void refused_memory_is_told(void **state)
 {
     (void)state;
     enum { TRIES = 12 };
+    long long tries = 0;
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         const faulty *f = &calls[c];
         mh_text should = {0}, made = {0};
@@ -477,7 +478,7 @@ static void refused_memory_is_told(void **state)
         assert_int_equal(leaked, 0);
         for (faults_caller caller = FAULTS_OWN; caller <= (f->own ? FAULTS_OWN : FAULTS_LIBRARY); caller++) {
             int64_t stride = getenv("FAULTS_ALL") ? 1 : total[caller] / TRIES + 1;
-            for (int64_t n = 1 + (int64_t)c % stride; n <= total[caller]; n += stride) {
+            for (int64_t n = 1 + (int64_t)c % stride; n <= total[caller]; n += stride, tries++) {
                 mh_status status = attempt(f, caller, n, &made, count, &leaked);
                 if (!acceptable(status, &made, &should) || leaked != 0)
                     fail_msg(
@@ -490,6 +491,7 @@ static void refused_memory_is_told(void **state)
         mh_text_release(&should);
         mh_text_release(&made);
     }
+    print_message("%lld allocations were refused\n", tries);
 }
 
 /* ---- a disk that refuses ------------------------------------------------------------------------------- */
@@ -501,6 +503,7 @@ static void refused_writes_are_told(void **state)
     (void)state;
     static const int errors[] = {ENOSPC, EROFS, EACCES, EIO, EFBIG};
     enum { TRIES = 25, ERRORS = sizeof errors / sizeof *errors };
+    long long tries = 0;
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         const faulty *f = &calls[c];
         mh_text should = {0}, made = {0};
@@ -508,7 +511,7 @@ static void refused_writes_are_told(void **state)
         faults_files_begin(0, 0);
         OK(attempt(f, FAULTS_OWN, 0, &should, count, &leaked));
         int64_t total = faults_files_end(), stride = getenv("FAULTS_ALL") ? 1 : total / TRIES + 1;
-        for (int64_t n = 1 + (int64_t)c % stride; n <= total; n += stride) {
+        for (int64_t n = 1 + (int64_t)c % stride; n <= total; n += stride, tries++) {
             int error = errors[n % ERRORS];
             faults_files_begin(n, error);
             mh_status status = attempt(f, FAULTS_OWN, 0, &made, count, &leaked);
@@ -529,6 +532,7 @@ static void refused_writes_are_told(void **state)
         mh_text_release(&should);
         mh_text_release(&made);
     }
+    print_message("%lld writes were refused\n", tries);
 }
 
 /* ---- two processes ------------------------------------------------------------------------------------- */

@@ -46,6 +46,10 @@ typedef struct {
 mh_status mh_tokenizer_train(const mh_tokenizer_training *training, const char *path,
                              const mh_progress *progress, mh_tokenizer_trained *result);
 
+/* For `catch (...)` of the C++ behind these functions, which no exception leaves: what was thrown, as a
+ * sentence about `what`. */
+mh_status mh_tokenizer_caught(const char *what);
+
 /* ---- tokenizer_file.c: reading it; the hash at its end ------------------------------------------------- */
 
 /* What `tokenizer train` puts behind a model: a field that others pass over, with a hash of all before it. A

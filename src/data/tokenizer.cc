@@ -33,21 +33,33 @@ static const char PREFIXLESS[] = "\x1a\x08" NO_CHARSMAP KEEP_SPACES ESCAPE_SPACE
 struct mh_tokenizer {
     std::string file;
     char hash[17];
+    int bos, eos;
     sentencepiece::SentencePieceProcessor processor;
     std::vector<std::string> surface; /* the text of each id; nothing for control pieces */
     int byte_id[256];
     bool prefix; /* a space is put before every text */
 };
 
+mh_status mh_tokenizer_caught(const char *what)
+{
+    try {
+        throw;
+    } catch (const std::bad_alloc &) {
+        return mh_fail(MH_EMEMORY, "%s: the system refused memory to SentencePiece; free some", what);
+    } catch (const std::exception &e) {
+        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed: %s", what, e.what());
+    } catch (...) {
+        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed and does not say why", what);
+    }
+}
+
 /* Runs `body` and turns what it throws into a sentence about `what`. */
 template <typename F> static mh_status guarded(const char *what, F &&body) noexcept
 {
     try {
         return body();
-    } catch (const std::bad_alloc &) {
-        return mh_fail(MH_EMEMORY, "%s: the system refused memory to SentencePiece", what);
-    } catch (const std::exception &e) {
-        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed: %s", what, e.what());
+    } catch (...) {
+        return mh_tokenizer_caught(what);
     }
 }
 
@@ -119,11 +131,12 @@ static mh_status probe(const mh_tokenizer *t, const char *what)
     mh_status status = mh_tokenizer_encode(t, PROBE, sizeof PROBE - 1, &ids);
     if (status == MH_OK)
         status = mh_tokenizer_decode(t, ids.id, ids.count, &text);
-    if (status == MH_OK && (text.length != sizeof PROBE - 1 || memcmp(text.data, PROBE, text.length) != 0))
-        status = refused(what, "it does not give a text back as it was");
-    mh_ids_release(&ids);
+    bool same =
+        status == MH_OK && text.length == sizeof PROBE - 1 && memcmp(text.data, PROBE, text.length) == 0;
+    mh_ids_release(&ids); /* before anything throws */
     mh_text_release(&text);
-    return status;
+    MH_TRY(status);
+    return same ? MH_OK : refused(what, "it does not give a text back as it was");
 }
 
 static mh_status load(mh_tokenizer *t, const char *what)
@@ -137,6 +150,8 @@ static mh_status load(mh_tokenizer *t, const char *what)
     if (!loaded.ok())
         return refused(what, reason(loaded));
 
+    t->bos = t->processor.bos_id();
+    t->eos = t->processor.eos_id();
     int vocab = t->processor.GetPieceSize();
     t->surface.resize((size_t)vocab);
     std::fill_n(t->byte_id, 256, -1);
@@ -185,12 +200,12 @@ int mh_tokenizer_vocab(const mh_tokenizer *tokenizer)
 
 int32_t mh_tokenizer_bos(const mh_tokenizer *tokenizer)
 {
-    return tokenizer->processor.bos_id();
+    return tokenizer->bos;
 }
 
 int32_t mh_tokenizer_eos(const mh_tokenizer *tokenizer)
 {
-    return tokenizer->processor.eos_id();
+    return tokenizer->eos;
 }
 
 const char *mh_tokenizer_hash(const mh_tokenizer *tokenizer)

@@ -264,7 +264,7 @@ mh_status mh_tokenizer_train(const mh_tokenizer_training *training, const char *
     } catch (const std::bad_alloc &) {
         return mh_fail(MH_EMEMORY,
                        "the system refused memory for training a tokenizer; take a smaller sample");
-    } catch (const std::exception &e) {
-        return mh_fail(MH_EVALUE, "SentencePiece failed in training: %s", e.what());
+    } catch (...) {
+        return mh_tokenizer_caught("training a tokenizer");
     }
 }

@@ -40,12 +40,12 @@ typedef struct {
     uintptr_t begin, end;
 } object;
 
-enum { PROGRAM, OBJECTS = 5 };
-static object objects[OBJECTS] = {[PROGRAM] = {.name = "", .caller = FAULTS_OWN},
-                                  {.name = "libdnnl", .caller = FAULTS_APART},
-                                  {.name = "libstdc++", .caller = FAULTS_APART},
-                                  {.name = "libarchive", .caller = FAULTS_APART},
-                                  {.name = "omp.so", .caller = FAULTS_OPENMP}};
+enum { PROGRAM, OBJECTS = 7 };
+static object objects[OBJECTS] = {
+    [PROGRAM] = {.name = "", .caller = FAULTS_OWN},  {.name = "libsentencepiece", .caller = FAULTS_APART},
+    {.name = "libprotobuf", .caller = FAULTS_APART}, {.name = "libdnnl", .caller = FAULTS_APART},
+    {.name = "libstdc++", .caller = FAULTS_APART},   {.name = "libarchive", .caller = FAULTS_APART},
+    {.name = "omp.so", .caller = FAULTS_OPENMP}};
 
 static int find_object(struct dl_phdr_info *info, size_t size, void *context)
 {
@@ -114,7 +114,7 @@ int64_t faults_memory_live(void)
     return SANITIZED ? 0 : atomic_load(&live);
 }
 
-/* ---- what libc calls them ------------------------------------------------------------------------------ */
+/* ---- what libc and C++ call them ----------------------------------------------------------------------- */
 
 static void *given(void *block)
 {
@@ -127,6 +127,11 @@ static void *given(void *block)
 void *malloc(size_t bytes)
 {
     return refuse(CALLER) ? NULL : given(REAL(malloc)(bytes));
+}
+
+void *faults_memory_new(size_t bytes, void *caller)
+{
+    return refuse(caller) ? NULL : given(REAL(malloc)(bytes));
 }
 
 void *calloc(size_t count, size_t bytes)
