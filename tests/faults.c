@@ -2,6 +2,7 @@
 #include "faults/faults.h"
 #include "kernel/kernel.h"
 #include "report/report.h"
+#include "settings.h"
 #include "tiny.h"
 
 #include <errno.h>
@@ -40,23 +41,10 @@ static int setup(void **state)
 /* A run of four updates, with all that is random or has a state. */
 static mh_recipe recipe_of(const char *run, const char *setting)
 {
-    const char *settings[] = {"model.dim=16",
-                              "model.layers=2",
-                              "model.attention_heads=2",
+    const char *settings[] = {TINY_SETTINGS,
+                              "model.dim=16",
                               "model.context=16",
-                              "model.dropout=0.1",
-                              "moe.heads=2",
-                              "moe.experts=4",
-                              "moe.top_k=2",
-                              "moe.ffn_dim=16",
-                              "moe.score=sigmoid",
-                              "moe.balance=bias",
-                              "moe.second_expert=random",
-                              "moe.jitter=0.1",
-                              "data.mask_documents=true",
                               "train.steps=4",
-                              "train.batch=4",
-                              "train.micro_batch=2",
                               "train.warmup=1",
                               "train.log_every=2",
                               "train.eval_every=2",

@@ -1,5 +1,6 @@
 /* The public interface to training and to the layer alone: what a program gets is what `mhmoe train` and the
  * model do. */
+#include "settings.h"
 #include "tiny.h"
 #include "train/train.h"
 
@@ -11,27 +12,8 @@
 
 enum { STEPS = 6, BATCH = 4, SEQUENCE = 16, NUMBERS = BATCH * SEQUENCE };
 
-/* Everything that has a random number or a state is switched on. */
-static const char *const settings[] = {"model.dim=32",
-                                       "model.layers=2",
-                                       "model.attention_heads=2",
-                                       "model.context=16",
-                                       "model.dropout=0.1",
-                                       "model.bias=true",
-                                       "moe.heads=2",
-                                       "moe.experts=4",
-                                       "moe.top_k=2",
-                                       "moe.ffn_dim=16",
-                                       "moe.score=sigmoid",
-                                       "moe.balance=bias",
-                                       "moe.second_expert=random",
-                                       "moe.jitter=0.1",
-                                       "data.mask_documents=true",
-                                       "train.steps=6",
-                                       "train.warmup=2",
-                                       "train.batch=4",
-                                       "train.micro_batch=2",
-                                       "train.log_every=1"};
+static const char *const settings[] = {TINY_SETTINGS,   "model.context=16", "model.bias=true",
+                                       "train.steps=6", "train.warmup=2",   "train.log_every=1"};
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
 static mh_recipe *recipe_with(const char *change)

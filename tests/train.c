@@ -1,5 +1,6 @@
 /* train: recipes, schedules, AdamW, metrics, state on disk, and whole runs of tiny models. */
 #include "train/train.h"
+#include "settings.h"
 #include "test.h"
 
 #include <dirent.h>
@@ -88,32 +89,13 @@ static void set(mh_recipe *recipe, const char *assignment)
     OK(mh_options_assign(&mh_recipe_options, recipe, assignment));
 }
 
-/* A two-layer MH-MoE of width 32 on the corpus, everything that has a random number or a state switched on.
- */
+/* A run on the corpus. */
 static mh_recipe tiny_recipe(const char *run)
 {
-    static const char *const settings[] = {"model.dim=32",
-                                           "model.layers=2",
-                                           "model.attention_heads=2",
-                                           "model.context=32",
-                                           "model.dropout=0.1",
-                                           "moe.heads=2",
-                                           "moe.experts=4",
-                                           "moe.top_k=2",
-                                           "moe.ffn_dim=16",
-                                           "moe.score=sigmoid",
-                                           "moe.balance=bias",
-                                           "moe.second_expert=random",
-                                           "moe.jitter=0.1",
-                                           "train.steps=6",
-                                           "data.mask_documents=true",
-                                           "train.batch=4",
-                                           "train.warmup=2",
-                                           "train.micro_batch=2",
-                                           "train.eval_sequences=8",
-                                           "train.log_every=1",
-                                           "train.eval_every=4",
-                                           "train.checkpoint_every=2"};
+    static const char *const settings[] = {
+        TINY_SETTINGS,        "model.context=32",        "train.steps=6",
+        "train.warmup=2",     "train.eval_sequences=8",  "train.log_every=1",
+        "train.eval_every=4", "train.checkpoint_every=2"};
     mh_recipe recipe;
     OK(mh_recipe_read(&recipe, NULL, settings, sizeof settings / sizeof *settings));
     snprintf(recipe.data.train, sizeof recipe.data.train, "%s", at("data"));
