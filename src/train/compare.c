@@ -10,6 +10,7 @@
 typedef struct {
     mh_comparison c;
     const mh_compare_watch *watch;
+    mh_progress progress; /* the watch's */
     mh_batches *data;
     mh_budget budget;
     mh_lock lock;
@@ -273,7 +274,6 @@ static mh_status measure_valid(const mh_comparison *c, mh_compare_run *run)
 static mh_status measure_texts(const comparer *m, mh_compare_run *run)
 {
     const mh_comparison *c = &m->c;
-    mh_progress progress = {m->watch->progress, m->watch->context, m->watch->stop};
     mh_model *model;
     mh_tokenizer *tokenizer;
     if (c->sets == 1)
@@ -284,7 +284,7 @@ static mh_status measure_texts(const comparer *m, mh_compare_run *run)
     for (int i = 1; i < c->sets && status == MH_OK; i++) {
         mh_perplexity result;
         const char *path = c->set[i].path;
-        status = mh_eval_perplexity(model, tokenizer, &path, 1, 0, &progress, &result);
+        status = mh_eval_perplexity(model, tokenizer, &path, 1, 0, &m->progress, &result);
         run->loss[i] = result.nll / (double)result.tokens;
     }
     mh_tokenizer_free(tokenizer);
@@ -363,11 +363,10 @@ static mh_status compare(comparer *m, bool resume, json_t **result)
 {
     mh_comparison *c = &m->c;
     char speed[MH_PATH];
-    mh_progress progress = {m->watch->progress, m->watch->context, m->watch->stop};
     MH_TRY(plan(m));
     MH_TRY(enter(m, resume));
     MH_TRY(mh_path_join(speed, c->folder, MH_SPEED_FILE));
-    MH_TRY(mh_arms_time(c->arm, c->arms, m->data, speed, &progress));
+    MH_TRY(mh_arms_time(c->arm, c->arms, m->data, speed, &m->progress));
     if (m->budget.kind == MH_BUDGET_SECONDS)
         MH_TRY(set_lengths(m));
     MH_TRY(take_stock(c));
@@ -385,7 +384,8 @@ static mh_status compare(comparer *m, bool resume, json_t **result)
 mh_status mh_compare(const mh_recipe *recipe, bool resume, const mh_compare_watch *watch, json_t **result)
 {
     *result = NULL;
-    comparer m = {.c.recipe = *recipe, .watch = watch};
+    comparer m = {
+        .c.recipe = *recipe, .watch = watch, .progress = {watch->progress, watch->context, watch->stop}};
     mh_status status = compare(&m, resume, result);
     mh_lock_release(&m.lock);
     mh_batches_close(m.data);
