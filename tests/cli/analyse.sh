@@ -2,10 +2,6 @@
 # mhmoe analyse from outside: its tables and its JSON, the same for any number of threads, and what it refuses.
 . "$(dirname "$0")/tiny.sh"
 
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
 make_corpus
 make_tokens
 make_recipe

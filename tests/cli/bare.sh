@@ -4,10 +4,6 @@
 bare=$(realpath "$2")/mhmoe
 . "$(dirname "$0")/tiny.sh"
 
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
 make_corpus
 make_tokens >log
 make_recipe

@@ -6,7 +6,7 @@
 # What is linked is there.
 for page in "$source"/{,docs/,bench/}*.md; do
     for target in $(grep -o '](\([^)#]*\)' "$page" | sed 's/^](//; /^https*:/d'); do
-        [ -e "$(dirname "$page")/$target" ] || { echo "FAILED: $page links $target, which is not there"; exit 1; }
+        [ -e "$(dirname "$page")/$target" ] || fail "$page links $target, which is not there"
     done
 done
 
@@ -33,7 +33,7 @@ for chapter in first-run own-data recipes comparing report evaluating; do
     blocks "docs/$chapter.md"
 done >book.sh
 for name in readme book; do
-    [ "$(grep -c '^mhmoe ' $name.sh)" -gt 3 ] || { echo "FAILED: $name has no commands"; exit 1; }
+    [ "$(grep -c '^mhmoe ' $name.sh)" -gt 3 ] || fail "$name has no commands"
     read_through $name
 done
 echo "all good"

@@ -2,10 +2,6 @@
 # What a newcomer meets first: a new experiment, the dry run, versions.
 . "$(dirname "$0")/tiny.sh"
 
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
 make_corpus
 make_tokens
 make_recipe

@@ -2,10 +2,6 @@
 # The manual and the completions say what --help says, and the tools that read them have nothing to complain of.
 . "$(dirname "$0")/tiny.sh"
 
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
 "$source/tools/man" "$mhmoe" pages
 
 # Every command has a page, and every option of its help stands in it.

@@ -2,10 +2,6 @@
 # From text to a model that writes, with the smallest of everything; and what its files refuse.
 . "$(dirname "$0")/tiny.sh"
 
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
 make_corpus
 make_tokens
 make_recipe

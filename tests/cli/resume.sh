@@ -1,32 +1,19 @@
 # A run that is killed (kill -9) and resumed ends in the same bytes as one that was left alone. Of every two kills one
 # comes at a random moment, and one inside a call that changes something on disk (tests/faults/files.c), chosen among
 # those of a first checkpoint and the ones after it. Usage: resume.sh BUILD_DIR [KILLS [SEED]]
-set -eu
-mhmoe=$(cd "$1" && pwd)/mhmoe
-files=$(cd "$1" && pwd)/tests/libfaults_files.so
-wanted=${2:-10}
-seed=${3:-$RANDOM}
+files=$(cd "$1" && pwd)/tests/libfaults_files.so wanted=${2:-10} seed=${3:-$RANDOM}
+. "$(dirname "$0")/tiny.sh"
 echo "seed $seed"
 RANDOM=$seed
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive # more threads would only wait for each other on so small a model
 export ASAN_OPTIONS=verify_asan_link_order=0 # what is preloaded here replaces no allocator
 
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-
-words=(the sea ship night sang people wind sail stone river bird over under and a of to home light dark)
-for ((line = 0; line < 400; line++)); do
-    for ((i = 0; i < 12; i++)); do printf '%s ' "${words[RANDOM % ${#words[@]}]}"; done
-    echo
-done >text.txt
-"$mhmoe" tokenizer train --input text.txt --vocab 300 --output words.model >/dev/null 2>&1
-"$mhmoe" data build --tokenizer words.model --input text.txt --output data --valid-fraction 0.2 >/dev/null 2>&1
-
+make_corpus
+make_tokens >/dev/null 2>&1
 cat >recipe.yaml <<'YAML'
 model: {dim: 64, layers: 2, attention_heads: 2, context: 64, dropout: 0.1}
 moe: {heads: 2, experts: 4, top_k: 2, ffn_dim: 64, score: sigmoid, balance: bias, second_expert: random, jitter: 0.1}
-data: {train: data}
+data: {train: tokens}
 train: {precision: bf16, steps: 200, batch: 16, micro_batch: 8, warmup: 10, eval_every: 50, eval_sequences: 8,
   checkpoint_every: 10, log_every: 5, keep: 2}
 YAML
@@ -72,7 +59,7 @@ while ((kills < wanted)); do
     if ((code == 137)); then
         kills=$((kills + 1))
         compgen -G 'parts/checkpoints/*.tmp' >/dev/null && inside=$((inside + 1))
-        ((step >= before)) || { echo "kill $kills: of step $before only step $step was left"; exit 1; }
+        ((step >= before)) || fail "kill $kills: of step $before only step $step was left"
     elif ((code == 0)); then # it was through: once more from the beginning
         compare
         rm -rf parts

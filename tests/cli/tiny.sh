@@ -1,11 +1,16 @@
 # Sourced by the scripts beside it: sets $mhmoe and $source, goes to a new folder that is removed at the end, and
-# has functions that make a tiny run there. $1 is the build folder.
+# has functions that make a tiny run there, or end the test. $1 is the build folder.
 set -eu
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mhmoe=$(cd "$1" && pwd)/mhmoe
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
 
 # 200 documents of sentences that a small model can learn, always the same.
 make_corpus() {
