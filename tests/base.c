@@ -485,6 +485,40 @@ static void machine(void **state)
     assert_true(mh_seconds() >= t);
 }
 
+/* ---- statistics ---------------------------------------------------------------------------------------- */
+
+static void students_t_agrees_with_the_tables(void **state)
+{
+    (void)state;
+    const struct {
+        int freedom;
+        double confidence, t;
+    } table[] = {{1, 0.95, 12.7062}, {2, 0.95, 4.3027},  {3, 0.95, 3.1824},   {4, 0.95, 2.7764},
+                 {9, 0.95, 2.2622},  {30, 0.95, 2.0423}, {999, 0.95, 1.9623}, {1, 0.99, 63.6567},
+                 {4, 0.99, 4.6041},  {5, 0.99, 4.0321},  {10, 0.5, 0.6998}};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        double t = mh_student(table[i].freedom, table[i].confidence);
+        if (fabs(t - table[i].t) > 5.1e-5) /* four decimals */
+            fail_msg("t of %d, %g: %.6f, the table has %.4f", table[i].freedom, table[i].confidence, t,
+                     table[i].t);
+    }
+}
+
+static void means_and_their_errors(void **state)
+{
+    (void)state;
+    const double value[] = {2, 4, 4, 4, 5, 5, 7, 9}; /* sum of squares about the mean: 32 */
+    mh_mean mean = {0}, even = {0};
+    assert_true(isnan(mh_mean_value(&mean)) && isnan(mh_mean_error(&mean)));
+    for (int i = 0; i < 8; i++) {
+        mh_mean_add(&mean, value[i]);
+        mh_mean_add(&even, 0.1);
+        assert_true(i > 0 ? mh_mean_error(&even) < 1e-16 : isnan(mh_mean_error(&even)));
+    }
+    assert_true(mh_mean_value(&mean) == 5);
+    assert_true(fabs(mh_mean_error(&mean) - sqrt(32.0 / 7 / 8)) < 1e-15); /* rounding */
+}
+
 /* ---- JSON ---------------------------------------------------------------------------------------------- */
 
 static void json(void **state)
@@ -1077,6 +1111,8 @@ int main(void)
         cmocka_unit_test(new_folders_replace_nothing),
         cmocka_unit_test(locks_exclude_other_processes),
         cmocka_unit_test(machine),
+        cmocka_unit_test(students_t_agrees_with_the_tables),
+        cmocka_unit_test(means_and_their_errors),
         cmocka_unit_test(json),
         cmocka_unit_test(json_seals),
         cmocka_unit_test(json_versions),

@@ -935,27 +935,6 @@ static void a_tiny_corpus_is_learnt_by_heart(void **state)
 
 /* ---- comparisons --------------------------------------------------------------------------------------- */
 
-static void students_t_agrees_with_the_tables(void **state)
-{
-    (void)state;
-    const struct {
-        int freedom;
-        double confidence, t;
-    } table[] = {{1, 0.95, 12.7062}, {2, 0.95, 4.3027},  {3, 0.95, 3.1824},   {4, 0.95, 2.7764},
-                 {9, 0.95, 2.2622},  {30, 0.95, 2.0423}, {999, 0.95, 1.9623}, {1, 0.99, 63.6567},
-                 {4, 0.99, 4.6041},  {5, 0.99, 4.0321},  {10, 0.5, 0.6998}};
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        double t = mh_student(table[i].freedom, table[i].confidence);
-        if (fabs(t - table[i].t) > 5.1e-5) /* four decimals */
-            fail_msg("t of %d, %g: %.6f, the table has %.4f", table[i].freedom, table[i].confidence, t,
-                     table[i].t);
-    }
-    const double value[] = {2, 4, 4, 4, 5, 5, 7, 9}; /* sum of squares about the mean: 32 */
-    assert_true(mh_mean(value, 8) == 5);
-    assert_true(fabs(mh_standard_error(value, 8) - sqrt(32.0 / 7 / 8)) < 1e-15);
-    assert_true(isnan(mh_standard_error(value, 1)));
-}
-
 /* Two MoE layers' worth of settings are left to the models. */
 static mh_recipe comparison_recipe(const char *output, const char *models)
 {
@@ -1403,7 +1382,6 @@ int main(void)
         cmocka_unit_test(micro_batches_add_up),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bytes),
         cmocka_unit_test(a_tiny_corpus_is_learnt_by_heart),
-        cmocka_unit_test(students_t_agrees_with_the_tables),
         cmocka_unit_test(models_of_a_comparison_are_refused_by_name),
         cmocka_unit_test(models_take_settings_of_their_own),
         cmocka_unit_test(recipes_for_comparisons_have_models),

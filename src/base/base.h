@@ -213,6 +213,22 @@ typedef struct {
 
 mh_spread mh_spread_of(double *value, int count); /* sorts them */
 
+/* ---- statistics.c: means, and how far they can be trusted ---------------------------------------------- */
+
+/* Of values added one by one; {0} has none yet. */
+typedef struct {
+    int count;
+    double sum, squares; /* squares: of distances from the mean */
+} mh_mean;
+
+void mh_mean_add(mh_mean *mean, double value);
+double mh_mean_value(const mh_mean *mean); /* NaN of no values */
+double mh_mean_error(const mh_mean *mean); /* its standard error; NaN below two values */
+
+/* Student's t: the interval mean -+ mh_student(count - 1, 0.95) * standard error holds the true mean with
+ * this confidence. */
+double mh_student(int freedom, double confidence);
+
 /* ---- json.c: jansson behind limits --------------------------------------------------------------------- */
 
 /* Parses one JSON value; `what` names the source in errors. The caller owns *json (json_decref). */

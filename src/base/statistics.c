@@ -1,22 +1,24 @@
-/* Means over seeds, and how far they can be trusted. */
-#include "train/train.h"
+/* Means, and how far they can be trusted. */
+#include "base/base.h"
 
 #include <math.h>
 
-double mh_mean(const double *value, int count)
+void mh_mean_add(mh_mean *m, double value)
 {
-    double sum = 0;
-    for (int i = 0; i < count; i++)
-        sum += value[i];
-    return sum / count;
+    double away = m->count > 0 ? value - mh_mean_value(m) : 0;
+    m->sum += value;
+    m->count++;
+    m->squares += away * away * (m->count - 1) / m->count; /* Welford's sum, never below 0 */
 }
 
-double mh_standard_error(const double *value, int count)
+double mh_mean_value(const mh_mean *m)
 {
-    double mean = mh_mean(value, count), square = 0;
-    for (int i = 0; i < count; i++)
-        square += (value[i] - mean) * (value[i] - mean);
-    return sqrt(square / (count - 1) / count); /* of one value 0/0: nothing is known */
+    return m->sum / m->count;
+}
+
+double mh_mean_error(const mh_mean *m)
+{
+    return sqrt(m->squares / (m->count - 1) / m->count); /* of one value 0/0: nothing is known */
 }
 
 /* P(|T| <= tan(angle) sqrt(freedom)), a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4). */

@@ -311,17 +311,12 @@ mh_status mh_task_load(mh_items *items, const char *name, const mh_task_options 
 
 /* ---- results ------------------------------------------------------------------------------------------- */
 
-/* Mean and standard error over the items. */
 static mh_measured measure(const mh_items *items, mh_measure by)
 {
-    double n = (double)items->count, sum = 0, squares = 0;
+    mh_mean mean = {0};
     for (int64_t i = 0; i < items->count; i++)
-        sum += by.of(&items->item[i]);
-    for (int64_t i = 0; i < items->count; i++) {
-        double d = by.of(&items->item[i]) - sum / n;
-        squares += d * d;
-    }
-    return (mh_measured){by.name, sum / n, sqrt(squares / (n - 1) / n)};
+        mh_mean_add(&mean, by.of(&items->item[i]));
+    return (mh_measured){by.name, mh_mean_value(&mean), mh_mean_error(&mean)};
 }
 
 mh_status mh_task_score(const mh_model *model, const mh_tokenizer *tokenizer, mh_items *items,

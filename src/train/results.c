@@ -16,21 +16,23 @@ typedef struct {
 
 static measure measure_of(const mh_comparison *c, int arm, int set)
 {
-    double value[MH_SEEDS_MAX] = {0}, difference[MH_SEEDS_MAX] = {0};
-    measure m = {0};
+    mh_mean value = {0}, difference = {0};
     for (int first = 0; first < c->runs; first += c->arms) {
         const mh_compare_run *run = &c->run[first + arm], *base = &c->run[first + c->baseline];
         if (run->state != MH_RUN_FINISHED)
             continue;
-        value[m.runs++] = exp(run->loss[set]);
+        mh_mean_add(&value, exp(run->loss[set]));
         if (base->state == MH_RUN_FINISHED)
-            difference[m.pairs++] = exp(run->loss[set]) - exp(base->loss[set]);
+            mh_mean_add(&difference, exp(run->loss[set]) - exp(base->loss[set]));
     }
-    m.mean = mh_mean(value, m.runs);
-    m.error = mh_standard_error(value, m.runs);
-    m.difference = mh_mean(difference, m.pairs);
-    m.half = m.pairs > 1 ? mh_student(m.pairs - 1, CONFIDENCE) * mh_standard_error(difference, m.pairs) : NAN;
-    return m;
+    int pairs = difference.count;
+    return (measure){.runs = value.count,
+                     .pairs = pairs,
+                     .mean = mh_mean_value(&value),
+                     .error = mh_mean_error(&value),
+                     .difference = mh_mean_value(&difference),
+                     .half =
+                         pairs > 1 ? mh_student(pairs - 1, CONFIDENCE) * mh_mean_error(&difference) : NAN};
 }
 
 static bool inside_noise(const measure *m)

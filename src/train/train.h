@@ -288,15 +288,6 @@ typedef enum { MH_TRAIN_NEW, MH_TRAIN_RESUME } mh_train_mode;
  * that was stopped is made again when the run is resumed. */
 mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *init_from, const mh_train_watch *watch);
 
-/* ---- statistics.c: means over seeds -------------------------------------------------------------------- */
-
-double mh_mean(const double *value, int count);
-double mh_standard_error(const double *value, int count); /* of their mean; NaN below two values */
-
-/* Student's t: the interval mean -+ mh_student(count - 1, 0.95) * standard error holds the true mean with
- * this confidence. */
-double mh_student(int freedom, double confidence);
-
 /* ---- arms.c: the models of a comparison ---------------------------------------------------------------- */
 
 #define MH_ARM_NAME 64
