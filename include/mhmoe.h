@@ -193,6 +193,7 @@ typedef struct {
 typedef struct {
     double loss;      /* mean negative log-likelihood of the targets, in nats */
     double balance;   /* the balance losses' sum over layers, a mean over micro-batches */
+    double z_loss;    /* the same of the routers' z-losses; 0 where moe.z_weight is 0 */
     double grad_norm; /* before clipping */
 } mh_update;
 

@@ -69,11 +69,9 @@ static double loss_of(fixture *f)
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += (double)f->nll[i];
-    double z = 0;
-    for (int64_t i = 0; i < f->model->config.layers; i++)
-        z += f->pass->blocks[i].ffn.z_loss;
+    mh_auxiliary aux = mh_pass_auxiliary(f->pass);
     const mh_moe_config *moe = &f->model->config.moe;
-    return sum / (double)n + moe->balance_weight * mh_pass_balance(f->pass) + moe->z_weight * z;
+    return sum / (double)n + moe->balance_weight * aux.balance + moe->z_weight * aux.z_loss;
 }
 
 static void step_of(fixture *f)

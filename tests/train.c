@@ -361,6 +361,7 @@ static void metrics_go_on_after_a_kill(void **state)
     int64_t layer = 1, rows[] = {30, 10};
     mh_train_log log = {.loss = 2,
                         .perplexity = INFINITY,
+                        .z_loss = 0.5,
                         .moe_layers = 1,
                         .moe_layer = &layer,
                         .load = &load,
@@ -382,6 +383,7 @@ static void metrics_go_on_after_a_kill(void **state)
     OK(mh_json_parse(&json, lines[2], (size_t)(lines[3] - lines[2]), "line 3"));
     assert_int_equal(json_integer_value(json_object_get(json, "step")), 3);
     assert_true(json_is_null(json_object_get(json, "perplexity")));
+    assert_true(json_real_value(json_object_get(json, "z_loss")) == 0.5);
     assert_null(json_object_get(json, "valid_loss"));
     const json_t *expert = json_array_get(json_object_get(json, "experts"), 0);
     assert_true(json_real_value(json_object_get(expert, "largest")) == 0.25);
@@ -398,10 +400,12 @@ static void metrics_go_on_after_a_kill(void **state)
     free(rest);
     OK(mh_metrics_open(&metrics, at("metrics"), 2));
     log.step = 3;
+    log.z_loss = NAN;
     OK(mh_metrics_add(&metrics, &log));
     mh_metrics_close(&metrics);
     rest = read_text(path);
     assert_memory_equal(rest, whole, lines[2] - whole);
+    assert_null(strstr(rest + (lines[2] - whole), "z_loss"));
     /* The first line of each start names the machine. */
     const char *machine = strstr(rest, "\"machine\"");
     assert_true(machine != NULL && machine < rest + (lines[1] - whole));
@@ -838,7 +842,7 @@ static void memory_estimate_is_the_sum_of_the_parts(void **state)
     mh_batches_close(batches);
 }
 
-/* Loss and gradient norm of the first update, and the biases on the choice of experts after it. */
+/* Losses and gradient norm of the first update, and the biases on the choice of experts after it. */
 static mh_update first_update(int micro_batch, float bias[4])
 {
     mh_recipe recipe = tiny_recipe("unused");
@@ -848,6 +852,8 @@ static mh_update first_update(int micro_batch, float bias[4])
     set(&recipe, "model.dropout=0");
     set(&recipe, "moe.jitter=0"); /* noise is another in each micro-batch */
     set(&recipe, "moe.second_expert=all");
+    set(&recipe, "moe.score=softmax");
+    set(&recipe, "moe.z_weight=0.1");
     mh_batches *batches;
     OK(mh_batches_open(&batches, at("data"), "train", 32, 1, NULL));
     OK(mh_recipe_resolve(&recipe, batches));
@@ -870,10 +876,12 @@ static void micro_batches_add_up(void **state)
     float bias[4], same[4];
     mh_update whole = first_update(4, bias);
     assert_true(bias[0] != 0 || bias[1] != 0);
+    assert_true(whole.z_loss > 1); /* log(4)^2 where all logits are 0 */
     for (int micro_batch = 1; micro_batch <= 2; micro_batch++) {
         mh_update parts = first_update(micro_batch, same);
         assert_memory_equal(bias, same, sizeof bias);
         assert_true(fabs(parts.loss - whole.loss) < 1e-6 * whole.loss); /* f32 in another order */
+        assert_true(fabs(parts.z_loss - whole.z_loss) < 1e-6 * whole.z_loss);
         assert_true(fabs(parts.grad_norm - whole.grad_norm) < 1e-5 * whole.grad_norm);
     }
 }

@@ -46,13 +46,15 @@ static void show_validation(const mh_train_log *log)
 static void show_training(const mh_train_log *log)
 {
     char tokens[32], loss[32], perplexity[32], gradient[32], speed[32], flops[32], memory[32], left[32];
-    fprintf(stderr,
-            "  %s tokens  loss %s  perplexity %s  balance %.3f  gradient %s  rate %.2e  %s tokens/s  "
-            "%s FLOP/s  %s  %s left",
+    fprintf(stderr, "  %s tokens  loss %s  perplexity %s  balance %.3f",
             cli_count((double)log->tokens, tokens), cli_real(log->loss, 4, loss),
-            cli_real(log->perplexity, 2, perplexity), log->balance, cli_real(log->grad_norm, 2, gradient),
-            log->rate, cli_count(log->tokens_per_second, speed), cli_count(log->flops_per_second, flops),
-            cli_bytes(log->memory, memory), cli_duration(log->seconds_left, left));
+            cli_real(log->perplexity, 2, perplexity), log->balance);
+    if (!isnan(log->z_loss))
+        fprintf(stderr, "  z-loss %.3f", log->z_loss);
+    fprintf(stderr, "  gradient %s  rate %.2e  %s tokens/s  %s FLOP/s  %s  %s left",
+            cli_real(log->grad_norm, 2, gradient), log->rate, cli_count(log->tokens_per_second, speed),
+            cli_count(log->flops_per_second, flops), cli_bytes(log->memory, memory),
+            cli_duration(log->seconds_left, left));
 }
 
 static void show_load(const mh_train_log *log)

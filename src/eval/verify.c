@@ -328,7 +328,7 @@ static mh_status run_decoder(decoder_run *r, const comparison *c, const mh_confi
 static mh_status compare_decoder(comparison *c, const decoder_run *r, float *logits)
 {
     int64_t n = r->call.batch * r->call.rows;
-    double sum = 0, aux = mh_pass_balance(r->pass);
+    double sum = 0, aux = mh_pass_auxiliary(r->pass).balance;
     for (int64_t i = 0; i < n; i++)
         sum += (double)r->nll[i];
     double ce = sum / (double)n;

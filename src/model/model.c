@@ -151,11 +151,13 @@ mh_ffn_pass *mh_pass_ffn(mh_pass *p, int64_t layer)
     return p->blocks[layer].ffn.plan.experts ? &p->blocks[layer].ffn : NULL;
 }
 
-double mh_pass_balance(const mh_pass *p)
+mh_auxiliary mh_pass_auxiliary(const mh_pass *p)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < p->layers; i++)
-        sum += p->blocks[i].ffn.balance;
+    mh_auxiliary sum = {0};
+    for (int64_t i = 0; i < p->layers; i++) {
+        sum.balance += p->blocks[i].ffn.balance;
+        sum.z_loss += p->blocks[i].ffn.z_loss;
+    }
     return sum;
 }
 

@@ -459,8 +459,12 @@ void mh_logits(mh_pass *pass, const mh_model *model, int64_t first, int64_t coun
 /* Layer `layer`'s feed-forward pass (its plan, its balance loss), for statistics; NULL for a dense layer. */
 mh_ffn_pass *mh_pass_ffn(mh_pass *pass, int64_t layer);
 
-/* Sum of the balance losses of the last forward's MoE layers. */
-double mh_pass_balance(const mh_pass *pass);
+/* Sums of the last forward's losses over its MoE layers, without their weights. */
+typedef struct {
+    double balance, z_loss;
+} mh_auxiliary;
+
+mh_auxiliary mh_pass_auxiliary(const mh_pass *pass);
 
 /* First layer whose output of the last forward holds a NaN or infinity; -1 for the output layer or none. */
 int64_t mh_pass_find_nan(const mh_pass *pass);

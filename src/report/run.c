@@ -14,7 +14,7 @@
 enum { POINTS = 400, COLUMNS = 100, LINES_NAMED = 3 };
 
 /* Means over a point's updates; the speed follows from tokens and seconds. */
-static const char *const measures[] = {"loss", "balance", "grad_norm", "rate"};
+static const char *const measures[] = {"loss", "balance", "z_loss", "grad_norm", "rate"};
 enum { MEASURES = sizeof measures / sizeof *measures };
 
 typedef struct {

@@ -24,6 +24,7 @@ static const struct {
     NUMBER(loss, "train", false),
     NUMBER(perplexity, "train", false),
     NUMBER(balance, "train", false),
+    NUMBER(z_loss, "train", false),
     NUMBER(grad_norm, "train", false),
     NUMBER(rate, "train", false),
     NUMBER(tokens_per_second, "speed", false),
@@ -41,11 +42,11 @@ static bool has_updates(const mh_train_log *log)
     return !isnan(log->loss);
 }
 
-/* The value of numbers[i], and whether the log has it. */
+/* The value of numbers[i], and whether the log has it: NaN is none. */
 static bool number_of(const mh_train_log *log, int i, double *value)
 {
     *value = *(const double *)((const char *)log + numbers[i].offset);
-    return numbers[i].validation ? log->validated : has_updates(log);
+    return (numbers[i].validation ? log->validated : has_updates(log)) && !isnan(*value);
 }
 
 static json_t *experts_of(const mh_train_log *log)

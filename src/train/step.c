@@ -115,8 +115,8 @@ static int64_t count_targets(const mh_batch *batch, int64_t positions)
     return count;
 }
 
-/* Gradients of: mean nll of the update's targets + balance_weight * mean over its micro-batches of the
- * balance losses' sum. */
+/* Gradients of: mean nll of the update's targets + balance_weight and z_weight times the means over its
+ * micro-batches of balance and z-losses' sums. */
 static mh_status run(mh_step *s, const mh_batch *batch, mh_update *update)
 {
     const mh_train_config *c = &s->recipe->train;
@@ -136,7 +136,9 @@ static mh_status run(mh_step *s, const mh_batch *batch, mh_update *update)
         mh_balance_count(s->pass, s->model);
         mh_loss(s->pass, s->model, &call, batch->target + i * rows, s->nll, (float)scale);
         update->loss += scale * sum_of(s->nll, rows);
-        update->balance += share * mh_pass_balance(s->pass);
+        mh_auxiliary auxiliary = mh_pass_auxiliary(s->pass);
+        update->balance += share * auxiliary.balance;
+        update->z_loss += share * auxiliary.z_loss;
         MH_TRY(mh_step_check(s, step, "the loss", update->loss));
         mh_backward(s->pass, s->model, &call, share);
     }

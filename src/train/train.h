@@ -190,7 +190,8 @@ void mh_events_close(mh_events *events);
  * repetition of an evaluation that was stopped, `loss` is NaN. */
 typedef struct {
     int64_t step, steps, tokens;
-    double loss, perplexity, balance, grad_norm, rate, tokens_per_second, flops_per_second;
+    double loss, perplexity, balance, z_loss; /* z_loss NaN where moe.z_weight is 0 */
+    double grad_norm, rate, tokens_per_second, flops_per_second;
     double memory;       /* peak bytes of this process */
     double seconds_left; /* for people; not in the files */
     int moe_layers;

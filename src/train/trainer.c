@@ -7,7 +7,7 @@
 /* Sums over some updates. */
 typedef struct {
     int64_t updates;
-    double loss, balance, grad_norm, seconds;
+    double loss, balance, z_loss, grad_norm, seconds;
 } window;
 
 static void add(window *sum, const mh_update *update, double seconds)
@@ -15,6 +15,7 @@ static void add(window *sum, const mh_update *update, double seconds)
     sum->updates++;
     sum->loss += update->loss;
     sum->balance += update->balance;
+    sum->z_loss += update->z_loss;
     sum->grad_norm += update->grad_norm;
     sum->seconds += seconds;
 }
@@ -66,6 +67,7 @@ static mh_train_log log_of(const trainer *t)
                           .loss = w->loss / n,
                           .perplexity = exp(w->loss / n),
                           .balance = w->balance / n,
+                          .z_loss = t->recipe->model.moe.z_weight > 0 ? w->z_loss / n : NAN,
                           .grad_norm = w->grad_norm / n,
                           .rate = mh_schedule_rate(c, t->state.step),
                           .tokens_per_second = tokens / w->seconds,

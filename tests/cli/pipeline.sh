@@ -12,10 +12,13 @@ printf 'The  old fox\n\tsaw 3 caf\303\251s.\n' >text
 "$mhmoe" tokenizer decode --tokenizer tokenizer.model <ids >back
 cmp text back
 
-"$mhmoe" train tiny.yaml
+"$mhmoe" train tiny.yaml --set moe.z_weight=0.001 2>progress
 for file in recipe.yaml metrics.jsonl checkpoints report.html; do
     [ -e run/$file ] || fail "the run has no $file"
 done
+
+grep -q ' balance [0-9.]*  z-loss [0-9.]*  gradient ' progress && grep -q '"z_loss": *[0-9.]*' run/metrics.jsonl ||
+    fail "the z-loss is not told: $(cat progress)"
 
 # A trained model predicts the text better than one that was not trained.
 bits() {
@@ -79,6 +82,7 @@ explode() {
 }
 explode 3
 grep -q 'perplexity *[0-9.]*e+' out || fail "the perplexity is no large number"
+! grep z_loss rate3/metrics.jsonl || fail "a z-loss is told of where it has no weight"
 explode 10
 grep -q 'perplexity *inf$' out || fail "the perplexity is finite"
 "$mhmoe" eval rate10 --perplexity corpus.jsonl --json | grep -q '"perplexity": null' || fail "no null in JSON"

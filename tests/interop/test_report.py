@@ -131,7 +131,7 @@ class Page(unittest.TestCase):
         page = Path("run/report.html").read_text()
         self.assertIsNone(re.search(r'(src|href)="(?!#)', page))
         dom, seen = open_page(page)
-        self.assert_sound(seen, CURVES + EXPERTS)
+        self.assert_sound(seen, CURVES + ["z-loss, sum over layers"] + EXPERTS)
         self.assertIn("times an even share", seen["tip"])
         recipe = Path("run/recipe.yaml").read_text().splitlines()
         self.assertIn(recipe[-1], dom)

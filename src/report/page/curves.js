@@ -40,6 +40,8 @@ function curvesSection() {
     const name = typeof title === 'function' ? title() : title;
     return {title: name, x: axis.title, from: from || undefined, series, ...extra};
   });
+  const ifAny = (title, measure) =>
+    report.runs.some(run => run.train.some(point => known(point[measure]))) ? [make(title, 'train', measure)] : [];
   const loss = () => state.measure === 'loss' ? 'loss' : 'perplexity';
   const unit = () => state.measure === 'loss' ? 'loss, nats a token' : 'perplexity';
   const large = [
@@ -48,7 +50,8 @@ function curvesSection() {
   ];
   const small = [
     make('Norm of the gradient', 'train', 'grad_norm'),
-    ...(report.runs.some(run => run.experts.length) ? [make('Balance loss, sum over layers', 'train', 'balance')] : []),
+    ...ifAny('Balance loss, sum over layers', 'balance'),
+    ...ifAny('z-loss, sum over layers', 'z_loss'),
     make('Tokens a second', 'train', 'speed', {y: {beginAtZero: true}}),
     make('Learning rate', 'train', 'rate', {y: {beginAtZero: true}}),
   ];

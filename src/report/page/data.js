@@ -45,7 +45,7 @@ function prepare(run) {
   for (const point of [...run.train, ...run.valid]) {
     point.flops = point.tokens * run.training_flops;
     point.perplexity = Math.exp(point.loss);
-    point.balance ||= null; /* a dense model has none */
+    point.balance ||= null; /* 0: there is none */
   }
   run.train.forEach((point, i) => {
     const before = run.train[i - 1] ?? {tokens: 0, seconds: 0};
