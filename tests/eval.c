@@ -361,7 +361,7 @@ static void test_task_prompts(void **state)
     mh_items_release(&items);
 
     put_file(folder, "hellaswag_val_full.txt",
-             "Skiing: She skis. the  man\n2\nruns.\nfalls [x] down.\n one \ntwo\n"
+             "Skiing: She skis. the  man\n2\nruns.\nfalls [x] down.\n one \n[a]t    w   [b]o [c\n"
              "How to [b] ski: Go \"there.\" you [to.\n0\na\nb\nc\nd\n"
              "Golf: He hits. \"what now!\" 5 men\n0\na\nb\nc\nd\n\n");
     OK(mh_task_load(&items, "hellaswag", &options));
@@ -370,6 +370,7 @@ static void test_task_prompts(void **state)
     expect_choice(&items, 0, 0, "Skiing: She skis. The man", "runs.", false);
     expect_choice(&items, 0, 1, "Skiing: She skis. The man", "falls down.", false);
     expect_choice(&items, 0, 2, "Skiing: She skis. The man", "one", true);
+    expect_choice(&items, 0, 3, "Skiing: She skis. The man", "t  w  o [c", false);
     expect_choice(&items, 1, 0, "How to ski: Go \"there.\" you [to.", "a", true);
     expect_choice(&items, 2, 0, "Golf: He hits. \"what now!\" 5 men", "a", true);
     mh_items_release(&items);

@@ -169,10 +169,18 @@ static char *clean_hellaswag(char *text)
     size_t length = strlen(text);
     while (length > 0 && isspace((unsigned char)text[length - 1]))
         text[--length] = '\0';
-    for (char *mark = text, *end; (mark = strchr(mark, '[')) != NULL && (end = strchr(mark, ']')) != NULL;)
-        memmove(mark, end + 1, strlen(end));
-    for (char *pair = text; (pair = strstr(pair, "  ")) != NULL; pair++)
-        memmove(pair, pair + 1, strlen(pair));
+    const char *last = strrchr(text, ']');
+    char *to = text;
+    for (const char *from = text; *from != '\0';)
+        if (*from == '[' && last != NULL && from < last)
+            from += strcspn(from, "]") + 1;
+        else
+            *to++ = *from++;
+    *to = '\0';
+    to = text;
+    for (const char *from = text; *from != '\0'; from += from[0] == ' ' && from[1] == ' ' ? 2 : 1)
+        *to++ = *from;
+    *to = '\0';
     return text;
 }
 
