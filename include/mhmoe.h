@@ -220,7 +220,8 @@ typedef struct mh_layer mh_layer;
 /* The feed-forward layer of recipe sections model (dim, activation, bias, quant) and moe: heads, router,
  * experts and shared experts; dense where moe.experts is 0. No norm and no residual. With train.precision
  * bf16 it computes in bf16; the caller's numbers are f32 in both. A layer never changes and may be shared by
- * threads. */
+ * threads. moe.balance bias acts in a trainer's updates: on a layer alone nothing moves it, and one in
+ * training is balanced by gshard, a loss, or not at all. */
 mh_status mh_layer_create(mh_layer **layer, const mh_recipe *recipe);
 void mh_layer_free(mh_layer *layer);
 
