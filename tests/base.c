@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -480,7 +481,16 @@ static void machine(void **state)
     assert_true(mh_memory_available() > 1 << 20);
     assert_true(mh_disk_available("no/such/folder") > 0); /* of the nearest folder that is there */
     assert_true(mh_disk_available("/no/such/folder") > 0);
-    assert_true(mh_memory_peak() > 1 << 19);
+    size_t peak = mh_memory_peak(), more = 64 << 20;
+    assert_true(peak > 1 << 19);
+    void *pages = mmap(NULL, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    assert_true(pages != MAP_FAILED && munmap(pages, more) == 0);
+    assert_true(mh_memory_peak() > more);
+    if (access("/proc/self/clear_refs", W_OK) == 0) {
+        size_t before = mh_memory_peak();
+        mh_memory_restart_peak();
+        assert_true(mh_memory_peak() < before - more / 2);
+    }
     double t = mh_seconds();
     assert_true(mh_seconds() >= t);
 }

@@ -7,6 +7,7 @@
 #include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -615,6 +616,22 @@ static void stop_in_an_evaluation_and_resume(void **state)
         mh_text_release(&w.messages);
         OK(mh_remove_tree(at("parts")));
     }
+}
+
+/* As the second run of a comparison does. */
+static void a_run_tells_its_own_memory(void **state)
+{
+    (void)state;
+    size_t once = 128 << 20;
+    if (access("/proc/self/clear_refs", W_OK) != 0)
+        skip();
+    void *pages = mmap(NULL, once, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    assert_true(pages != MAP_FAILED && munmap(pages, once) == 0);
+    double peak = (double)mh_memory_peak();
+    watcher w = {0};
+    OK(run(tiny_recipe("memory"), MH_TRAIN_NEW, NULL, &w));
+    assert_true(w.last.memory > 0 && w.last.memory < peak);
+    mh_text_release(&w.messages);
 }
 
 static void a_run_without_checkpoint_begins_anew(void **state)
@@ -1377,6 +1394,7 @@ int main(void)
         cmocka_unit_test(event_files_have_the_format),
         cmocka_unit_test(stop_and_resume_equals_uninterrupted), /* its "whole" is what others compare with */
         cmocka_unit_test(stop_in_an_evaluation_and_resume),
+        cmocka_unit_test(a_run_tells_its_own_memory),
         cmocka_unit_test(a_run_without_checkpoint_begins_anew),
         cmocka_unit_test(what_may_change_on_resume),
         cmocka_unit_test(damaged_checkpoints_are_passed_over),

@@ -194,7 +194,8 @@ void mh_hash_text(uint64_t hash, char out[17]);
 
 /* Memory of this machine and process in bytes, and seconds since an arbitrary start. */
 size_t mh_memory_available(void);
-size_t mh_memory_peak(void); /* peak resident size of this process */
+size_t mh_memory_peak(void);       /* peak resident size of this process ... */
+void mh_memory_restart_peak(void); /* ... since this, where Linux lets a process forget it; for all who ask */
 double mh_seconds(void);
 
 /* Bytes free for this user where `path` is or would be made; 0 where the system does not tell. */

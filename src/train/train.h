@@ -192,7 +192,7 @@ typedef struct {
     int64_t step, steps, tokens;
     double loss, perplexity, balance, z_loss; /* z_loss NaN where moe.z_weight is 0 */
     double grad_norm, rate, tokens_per_second, flops_per_second;
-    double memory;       /* peak bytes of this process */
+    double memory;       /* peak bytes of this process in this run */
     double seconds_left; /* for people; not in the files */
     int moe_layers;
     const int64_t *moe_layer; /* [moe_layers] their numbers */

@@ -319,6 +319,7 @@ static mh_status resume(trainer *t, const char *recipe_path)
 static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
 {
     char recipe_path[MH_PATH];
+    mh_memory_restart_peak(); /* what a comparison did before is not this run's */
     MH_TRY(mh_train_open(t->recipe, &t->train, &t->valid, &t->tokenizer));
     t->run = t->recipe->train.run;
     MH_TRY(mh_path_join(recipe_path, t->run, "recipe.yaml"));
