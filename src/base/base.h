@@ -94,6 +94,11 @@ int mh_text_distance(const char *a, const char *b);
 /* The text without blanks at both ends, in place. */
 char *mh_text_trim(char *text);
 
+/* Choice number `index` of "rmsnorm|layernorm" as a pointer into it and a length; and which one `text` is.
+ * False where there is none. */
+bool mh_choice_at(const char *choices, int index, const char **name, int *length);
+bool mh_choice_find(const char *choices, const char *text, int *index);
+
 /* Whole-string conversions: false when anything is left over or out of range. */
 bool mh_text_to_int(const char *text, int64_t *value);
 bool mh_text_to_double(const char *text, double *value); /* finite only */

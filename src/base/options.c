@@ -11,21 +11,6 @@ static void *field(const mh_section *section, const mh_option *row, const void *
 
 /* ---- one value ----------------------------------------------------------------------------------------- */
 
-/* Choice number `index` as a pointer into "rmsnorm|layernorm" and a length; false past the last. */
-static bool choice_at(const mh_option *row, int index, const char **name, int *length)
-{
-    const char *at = row->choices;
-    for (int i = 0; i < index; i++) {
-        at = strchr(at, '|');
-        if (at == NULL)
-            return false;
-        at++;
-    }
-    *name = at;
-    *length = (int)strcspn(at, "|");
-    return true;
-}
-
 /* What a row accepts, as the end of the sentence "moe.top_k must be ...". */
 static mh_status add_domain(mh_text *out, const mh_option *row)
 {
@@ -43,7 +28,7 @@ static mh_status add_domain(mh_text *out, const mh_option *row)
     case MH_OPTION_STRING:
         return mh_text_printf(out, "valid UTF-8 text of at most %d bytes", MH_OPTION_TEXT - 1);
     case MH_OPTION_CHOICE:
-        for (int i = 0; choice_at(row, i, &name, &length); i++)
+        for (int i = 0; mh_choice_at(row->choices, i, &name, &length); i++)
             MH_TRY(mh_text_printf(out, "%s%.*s", i > 0 ? ", " : "one of ", length, name));
         return MH_OK;
     }
@@ -59,18 +44,6 @@ static bool set_bool(int *value, const char *text)
                 *value = v;
                 return true;
             }
-    return false;
-}
-
-static bool set_choice(int *value, const mh_option *row, const char *text)
-{
-    const char *name;
-    int length;
-    for (int i = 0; choice_at(row, i, &name, &length); i++)
-        if (strlen(text) == (size_t)length && strncmp(text, name, (size_t)length) == 0) {
-            *value = i;
-            return true;
-        }
     return false;
 }
 
@@ -104,7 +77,7 @@ static bool set_value(void *value, const mh_option *row, const char *text)
     case MH_OPTION_STRING:
         return set_string(value, text);
     case MH_OPTION_CHOICE:
-        return set_choice(value, row, text);
+        return mh_choice_find(row->choices, text, value);
     }
     return false;
 }
@@ -136,7 +109,7 @@ static mh_status add_value(mh_text *out, const mh_option *row, const void *value
     case MH_OPTION_STRING:
         return mh_text_printf(out, "%s", (const char *)value);
     case MH_OPTION_CHOICE:
-        choice_at(row, *(const int *)value, &name, &length);
+        mh_choice_at(row->choices, *(const int *)value, &name, &length);
         return mh_text_printf(out, "%.*s", length, name);
     }
     return MH_OK;
@@ -311,7 +284,7 @@ json_t *mh_section_to_json(const mh_section *section, const void *config)
             item = json_string(value);
             break;
         case MH_OPTION_CHOICE:
-            choice_at(row, *(const int *)value, &name, &length);
+            mh_choice_at(row->choices, *(const int *)value, &name, &length);
             item = json_stringn(name, (size_t)length);
             break;
         }

@@ -91,6 +91,31 @@ char *mh_text_trim(char *text)
     return text;
 }
 
+bool mh_choice_at(const char *choices, int index, const char **name, int *length)
+{
+    for (; index > 0; index--) {
+        choices = strchr(choices, '|');
+        if (choices == NULL)
+            return false;
+        choices++;
+    }
+    *name = choices;
+    *length = (int)strcspn(choices, "|");
+    return true;
+}
+
+bool mh_choice_find(const char *choices, const char *text, int *index)
+{
+    const char *name;
+    int length;
+    for (int i = 0; mh_choice_at(choices, i, &name, &length); i++)
+        if (strlen(text) == (size_t)length && strncmp(text, name, (size_t)length) == 0) {
+            *index = i;
+            return true;
+        }
+    return false;
+}
+
 /* The sets of characters keep out what strtoll and strtod accept beyond a plain number: leading blanks,
  * hexadecimal, "inf" and "nan". */
 static bool only(const char *text, const char *characters)

@@ -1,8 +1,6 @@
 /* mhmoe analyse: which experts real text goes to. */
 #include "cli/cli.h"
 
-#include <string.h>
-
 static mh_status write_file(mh_writer *out, const json_t *analysis)
 {
     mh_text text = {0};
@@ -41,32 +39,25 @@ static int run(const mh_analysis *request, const char *output, bool json)
     return cli_report(status);
 }
 
-static mh_status parse_label_by(const char *name, mh_label_by *by)
-{
-    *by = name == NULL ? MH_LABEL_NONE : strcmp(name, "file") == 0 ? MH_LABEL_FILE : MH_LABEL_FOLDER;
-    if (*by == MH_LABEL_FOLDER && strcmp(name, "folder") != 0)
-        return mh_fail(MH_EUSAGE, "--label-by takes file or folder, not '%s'", name);
-    return MH_OK;
-}
-
 int cli_analyse(int argc, char **argv)
 {
     mh_analysis request = {.threshold = -1, .tokens = 100000};
     cli_list inputs = {0}, checkpoints = {0};
-    const char *label_by = NULL, *output = NULL, *precision = "f32";
+    const char *output = NULL;
     bool json = false;
     const cli_option options[] = {
         {"input", "PATH...", "text: files, folders or tars of .txt, .md, .jsonl, also compressed", CLI_LIST,
          &inputs, 0, 0, true},
-        {"label-by", "file|folder", "tell which kinds of text an expert takes, by where the text stands",
-         CLI_STRING, &label_by, 0, 0, false},
+        {"label-by", "none|file|folder", "tell which kinds of text an expert takes, by where the text stands",
+         CLI_CHOICE, &request.label_by, 0, 0, false},
         {"threshold", "X", "an expert is active when chosen more than X times a token (half of 1/experts)",
          CLI_FLOAT, &request.threshold, 0, 1024, false},
         {"words", "WORD,...", "show the experts of these words in each sentence", CLI_STRING, &request.words,
          0, 0, false},
         {"tokens", "N", "read at most N tokens, spread evenly over the text (100000)", CLI_INT,
          &request.tokens, 1, 1e12, false},
-        {"precision", "f32|bf16", "precision of the computation (f32)", CLI_STRING, &precision, 0, 0, false},
+        {"precision", "f32|bf16", "precision of the computation (f32)", CLI_CHOICE, &request.precision, 0, 0,
+         false},
         {"output", "FILE.json", "write the whole analysis there", CLI_STRING, &output, 0, 0, false},
         {"json", NULL, "print the whole analysis as one JSON object", CLI_FLAG, &json, 0, 0, false},
     };
@@ -88,11 +79,6 @@ int cli_analyse(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &checkpoints);
     if (code >= 0)
         return code;
-    if ((code = cli_precision(precision, &request.precision)) >= 0)
-        return code;
-    mh_status status = parse_label_by(label_by, &request.label_by);
-    if (status != MH_OK)
-        return cli_report(status);
     request.checkpoints = checkpoints.item;
     request.checkpoint_count = checkpoints.count;
     request.inputs = inputs.item;

@@ -292,7 +292,8 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
 
 int cli_bench(int argc, char **argv)
 {
-    const char *shapes = NULL, *folder = NULL, *save = NULL, *precision_name = "bf16";
+    const char *shapes = NULL, *folder = NULL, *save = NULL;
+    mh_precision precision = MH_PRECISION_BF16;
     int64_t threads = 0;
     double seconds = 0;
     bool json = false;
@@ -303,7 +304,7 @@ int cli_bench(int argc, char **argv)
          CLI_STRING, &shapes, 0, 0, false},
         {"threads", "N", "threads to use (default: OMP_NUM_THREADS, or all processors)", CLI_INT, &threads, 1,
          1024, false},
-        {"precision", "f32|bf16", "precision of step (bf16)", CLI_STRING, &precision_name, 0, 0, false},
+        {"precision", "f32|bf16", "precision of step (bf16)", CLI_CHOICE, &precision, 0, 0, false},
         {"save", "FOLDER", "write the models of step, their batch and its losses to FOLDER", CLI_STRING,
          &save, 0, 0, false},
         {"seconds", "S", "time for each comparison (default: from one second to two minutes)", CLI_FLOAT,
@@ -328,9 +329,6 @@ int cli_bench(int argc, char **argv)
     cli_list names;
     int code = cli_parse(&usage, argc, argv, &names);
     if (code >= 0)
-        return code;
-    mh_precision precision;
-    if ((code = cli_precision(precision_name, &precision)) >= 0)
         return code;
     request q = {0};
     mh_status status = choose(&q, &names);

@@ -52,7 +52,7 @@ void cli_write_page(const char *folder);
 
 /* ---- parse.c: argp fed from small tables --------------------------------------------------------------- */
 
-typedef enum { CLI_FLAG, CLI_STRING, CLI_INT, CLI_FLOAT, CLI_LIST } cli_type;
+typedef enum { CLI_FLAG, CLI_STRING, CLI_CHOICE, CLI_INT, CLI_FLOAT, CLI_LIST } cli_type;
 
 #define CLI_LIST_MAX 1024
 
@@ -63,7 +63,8 @@ typedef struct {
     int count;
 } cli_list;
 
-/* value: bool*, const char**, int64_t*, double*, cli_list*; unchanged where the option is absent. */
+/* value: bool*, const char**, int* or an enum's (which word of the argument "f32|bf16", from 0), int64_t*,
+ * double*, cli_list*; unchanged where the option is absent. */
 typedef struct {
     const char *name, *argument, *help;
     cli_type type;
@@ -101,11 +102,6 @@ void cli_man_command(const cli_usage *usage, const char *summary);
 /* `begun`: the word as far as it is typed; `before`: the one before it. */
 void cli_complete_list(const char *begun, const cli_command *commands, int count);
 void cli_complete_command(const cli_usage *usage, const char *before, const char *begun);
-
-/* ---- precision.c: --precision f32|bf16 ----------------------------------------------------------------- */
-
-/* What the option's text means. Returns -1 to go on, or the exit code after telling what is wrong. */
-int cli_precision(const char *name, mh_precision *precision);
 
 /* ---- tasks.c: the tasks of mhmoe eval ------------------------------------------------------------------ */
 

@@ -53,8 +53,7 @@ int cli_eval(int argc, char **argv)
     cli_list paths = {0}, arguments = {0};
     cli_tasks tasks = {0};
     int64_t stride = 0;
-    const char *precision_name = "f32";
-    mh_precision precision;
+    mh_precision precision = MH_PRECISION_F32;
     bool json = false;
     const cli_option options[] = {
         {"perplexity", "PATH...",
@@ -78,8 +77,7 @@ int cli_eval(int argc, char **argv)
          1 << 30, false},
         {"log-samples", "FILE", "write every question with its log-likelihoods, a JSON line each", CLI_STRING,
          &tasks.log, 0, 0, false},
-        {"precision", "f32|bf16", "precision of the computation (f32)", CLI_STRING, &precision_name, 0, 0,
-         false},
+        {"precision", "f32|bf16", "precision of the computation (f32)", CLI_CHOICE, &precision, 0, 0, false},
         {"json", NULL, "print one JSON object", CLI_FLAG, &json, 0, 0, false},
     };
     const cli_usage usage = {
@@ -101,8 +99,6 @@ int cli_eval(int argc, char **argv)
     };
     int code = cli_parse(&usage, argc, argv, &arguments);
     if (code >= 0)
-        return code;
-    if ((code = cli_precision(precision_name, &precision)) >= 0)
         return code;
     if ((paths.count > 0) == (tasks.names != NULL))
         return cli_report(

@@ -104,8 +104,7 @@ static int run(const char *checkpoint, mh_precision precision, mh_generation *ge
 int cli_generate(int argc, char **argv)
 {
     int64_t seed = 0;
-    const char *precision_name = "f32";
-    mh_precision precision;
+    mh_precision precision = MH_PRECISION_F32;
     bool json = false;
     mh_generation generation = {.prompt = "", .max_tokens = 256, .sampler = {.temperature = 1, .top_p = 1}};
     const cli_option options[] = {
@@ -121,8 +120,7 @@ int cli_generate(int argc, char **argv)
          &generation.sampler.top_p, 1e-9, 1, false},
         {"seed", "S", "the same seed gives the same text (0)", CLI_INT, &seed, 0, 0, false},
         {"stop", "TEXT", "end before this text", CLI_STRING, &generation.stop, 0, 0, false},
-        {"precision", "f32|bf16", "precision of the computation (f32)", CLI_STRING, &precision_name, 0, 0,
-         false},
+        {"precision", "f32|bf16", "precision of the computation (f32)", CLI_CHOICE, &precision, 0, 0, false},
         {"json", NULL, "print one JSON object at the end", CLI_FLAG, &json, 0, 0, false},
     };
     const cli_usage usage = {
@@ -143,8 +141,6 @@ int cli_generate(int argc, char **argv)
     cli_list arguments = {0};
     int code = cli_parse(&usage, argc, argv, &arguments);
     if (code >= 0)
-        return code;
-    if ((code = cli_precision(precision_name, &precision)) >= 0)
         return code;
     generation.sampler.seed = (uint64_t)seed;
     return run(arguments.item[0], precision, &generation, json);

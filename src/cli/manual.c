@@ -154,7 +154,7 @@ void cli_complete_list(const char *begun, const cli_command *table, int count)
         offer(begun, table[i].name, table[i].summary);
 }
 
-/* "f32|bf16" and recipe keys are known; other values ("PATH|-") may be files. */
+/* Choices and recipe keys are known; other values may be files. */
 static void complete_value(const cli_option *option, const char *begun)
 {
     char word[128];
@@ -166,11 +166,12 @@ static void complete_value(const cli_option *option, const char *begun)
                 offer(begun, word, section->rows[i].help);
             }
         }
-    } else if (strchr(option->argument, '|') != NULL && islower((unsigned char)*option->argument)) {
-        for (const char *at = option->argument; *at != '\0'; at += strspn(at, "|")) {
-            snprintf(word, sizeof word, "%.*s", (int)strcspn(at, "|"), at);
+    } else if (option->type == CLI_CHOICE) {
+        const char *name;
+        int length;
+        for (int i = 0; mh_choice_at(option->argument, i, &name, &length); i++) {
+            snprintf(word, sizeof word, "%.*s", length, name);
             offer(begun, word, option->help);
-            at += strlen(word);
         }
     }
 }

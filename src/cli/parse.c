@@ -103,6 +103,11 @@ static mh_status set_option(parsing *p, int index, const char *text)
     case CLI_STRING:
         *(const char **)option->value = text;
         return MH_OK;
+    case CLI_CHOICE:
+        return mh_choice_find(option->argument, text, option->value)
+                   ? MH_OK
+                   : mh_fail(MH_EUSAGE, "--%s takes one of %s, not '%s'", option->name, option->argument,
+                             text);
     case CLI_LIST:
         return add_item(option->value, text);
     default:

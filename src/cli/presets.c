@@ -5,7 +5,7 @@
 
 typedef struct {
     int64_t dim, ffn_dim, experts;
-    bool gelu;
+    mh_activation activation;
 } request;
 
 /* One layer: what it is made of, and its cost. */
@@ -21,7 +21,7 @@ static mh_status measure(const request *r, const char *preset, layer *out)
     mh_options_defaults(&mh_config_options, &c);
     snprintf(c.preset, sizeof c.preset, "%s", preset);
     c.dim = r->dim, c.ffn_dim = r->ffn_dim, c.moe.baseline_experts = r->experts;
-    c.activation = r->gelu ? MH_GELU : MH_SWIGLU;
+    c.activation = (int)r->activation;
     c.layers = c.attention_heads = c.moe.every = 1;
     c.vocab = 2;
     MH_TRY(mh_config_resolve(&c));
@@ -110,15 +110,14 @@ static int list_all(const request *r, bool as_json)
 int cli_presets(int argc, char **argv)
 {
     request r = {.dim = 768, .experts = 8};
-    const char *activation = "swiglu";
     bool json = false;
     const cli_option options[] = {
         {"dim", "D", "width of the model (768)", CLI_INT, &r.dim, 8, 16384, false},
         {"ffn", "F", "hidden width of a dense layer and of the baseline's experts (8/3 D)", CLI_INT,
          &r.ffn_dim, 1, 1 << 20, false},
         {"experts", "E", "experts of the baseline (8)", CLI_INT, &r.experts, 1, 4096, false},
-        {"activation", "NAME", "swiglu (three matrices an expert) or gelu (two)", CLI_STRING, &activation, 0,
-         0, false},
+        {"activation", "swiglu|gelu", "three matrices an expert (default), or two", CLI_CHOICE, &r.activation,
+         0, 0, false},
         {"json", NULL, "print one JSON object", CLI_FLAG, &json, 0, 0, false},
     };
     const cli_usage usage = {
@@ -135,8 +134,5 @@ int cli_presets(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &arguments);
     if (code >= 0)
         return code;
-    r.gelu = strcmp(activation, "gelu") == 0;
-    if (!r.gelu && strcmp(activation, "swiglu") != 0)
-        return cli_report(mh_fail(MH_EUSAGE, "--activation takes swiglu or gelu, not '%s'", activation));
     return list_all(&r, json);
 }

@@ -29,12 +29,11 @@ static json_t *result_json(const char *path, const mh_verify_result *r)
 
 int cli_verify(int argc, char **argv)
 {
-    const char *precision_name = "f32";
-    mh_precision precision;
+    mh_precision precision = MH_PRECISION_F32;
     bool json = false;
     const cli_option options[] = {
         {"precision", "f32|bf16", "what to compute in (default f32); bf16 forces the expected choices",
-         CLI_STRING, &precision_name, 0, 0, false},
+         CLI_CHOICE, &precision, 0, 0, false},
         {"json", NULL, "print one JSON object", CLI_FLAG, &json, 0, 0, false},
     };
     const cli_usage usage = {
@@ -52,8 +51,6 @@ int cli_verify(int argc, char **argv)
     cli_list files;
     int code = cli_parse(&usage, argc, argv, &files);
     if (code >= 0)
-        return code;
-    if ((code = cli_precision(precision_name, &precision)) >= 0)
         return code;
 
     json_t *list = json ? json_array() : NULL;
@@ -73,8 +70,8 @@ int cli_verify(int argc, char **argv)
     }
     bool all = passed == files.count;
     if (json)
-        cli_print_json(
-            json_pack("{s:b, s:s, s:o}", "passed", all, "precision", precision_name, "files", list));
+        cli_print_json(json_pack("{s:b, s:s, s:o}", "passed", all, "precision",
+                                 precision == MH_PRECISION_BF16 ? "bf16" : "f32", "files", list));
     else if (files.count > 1)
         printf("%d of %d files passed\n", passed, files.count);
     return all ? CLI_OK : CLI_FAILURE;

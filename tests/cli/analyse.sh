@@ -43,7 +43,7 @@ refuses 1 'is a dense model: it has no experts' dense --input texts
 refuses 1 'moe.experts differ; give checkpoints of one run' other run --input texts
 refuses 1 'nowhere' run --input nowhere
 refuses 1 'nowhere' nowhere run --input texts
-refuses 2 '--label-by takes file or folder' run --input texts --label-by name
+refuses 2 '--label-by takes one of none|file|folder, not .name' run --input texts --label-by name
 refuses 2 '--words takes up to 16 words' run --input texts --words ,
 refuses 2 '--tokens takes a whole number' run --input texts --tokens 0
 refuses 1 'cannot create folder tiny.yaml' run --input texts --output tiny.yaml/a.json

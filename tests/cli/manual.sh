@@ -41,6 +41,7 @@ completes '--seed' generate run --se
 completes '--resume' train tiny.yaml --set train.steps=3 --re
 completes 'train.steps=' train tiny.yaml --set train.st
 completes 'f32 bf16' eval --precision ''
+completes 'gelu' presets --activation ge
 completes '' train ''                    # a file
 completes '' tokenizer encode --input '' # a file, or "-"
 completes '' nonsense ''
