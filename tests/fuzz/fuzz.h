@@ -32,8 +32,8 @@ static inline void fuzz_clean(void)
 static inline const char *fuzz_path(const char *name)
 {
     static char path[16][MH_PATH]; /* that many may be in use at once */
-    static int next;
-    if (next == 0 && fuzz_folder[sizeof fuzz_folder - 2] == 'X') {
+    static int next = -1;          /* before there is a folder */
+    if (next < 0) {
         hold(mkdtemp(fuzz_folder) != NULL);
         atexit(fuzz_clean);
     }
