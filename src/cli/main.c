@@ -134,7 +134,8 @@ static void wait_asleep(char **argv)
     if (getenv("OMP_WAIT_POLICY") == NULL && setenv("OMP_WAIT_POLICY", "passive", 1) == 0 &&
         realpath("/proc/self/exe", program) != NULL) {
         unbind();
-        execv(program, argv); /* comes back only where there is no /proc: then spin */
+        omp_pause_resource_all(omp_pause_hard); /* else clang's leaves its file in /dev/shm */
+        execv(program, argv);                   /* comes back only where there is no /proc: then spin */
     }
 }
 
