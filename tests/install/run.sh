@@ -27,22 +27,26 @@ nm -D --defined-only --format=posix "$library" | grep -v ' A ' | sed 's/[@ ].*//
 diff "$work/declared" "$work/exported" || { echo "header (<) and shared library (>) differ" >&2; exit 1; }
 readelf -d "$library" | grep -q 'SONAME.*\[libmhmoe.so.0\]'
 
+# The build's own compilers: each brings its OpenMP and its sanitizers, which every program that links them needs, too.
+cached() {
+    sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"
+}
+cc=$(cached CMAKE_C_COMPILER) cxx=$(cached CMAKE_CXX_COMPILER)
+read -ra sanitizers <<<"$(cached CMAKE_C_FLAGS | grep -o -- '-fsanitize=[a-z,]*' || true)"
 read -ra cflags <<<"$(pkg-config --cflags mhmoe)"
 read -ra shared <<<"$(pkg-config --libs mhmoe)"
 read -ra static <<<"$(pkg-config --static --libs mhmoe | sed 's/-lmhmoe/-l:libmhmoe.a/')"
-# A build with sanitizers needs them in every program that links it.
-read -ra sanitizers <<<"$(sed -n 's/^CMAKE_C_FLAGS:STRING=//p' "$build/CMakeCache.txt" | grep -o -- '-fsanitize=[a-z,]*' || true)"
 warnings=(-Wall -Wextra -Wpedantic -Werror)
 for example in generate train layer; do
-    cc -std=c17 -Wstrict-prototypes "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" "$examples/$example.c" \
+    "$cc" -std=c17 -Wstrict-prototypes "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" "$examples/$example.c" \
         -o "$work/$example" "${shared[@]}"
 done
-cc -std=c17 "${sanitizers[@]}" "${cflags[@]}" "$examples/generate.c" -o "$work/generate_static" "${static[@]}"
+"$cc" -std=c17 "${sanitizers[@]}" "${cflags[@]}" "$examples/generate.c" -o "$work/generate_static" "${static[@]}"
 readelf -d "$work/generate_static" | grep -q libmhmoe && { echo "the static library was not used" >&2; exit 1; }
 # The header is C++, too.
-c++ -std=c++17 "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" -x c++ "$examples/generate.c" -x none \
+"$cxx" -std=c++17 "${warnings[@]}" "${sanitizers[@]}" "${cflags[@]}" -x c++ "$examples/generate.c" -x none \
     -o "$work/generate_cpp" "${shared[@]}"
-cmake -S "$here" -B "$work/cmake" -DEXAMPLES="$examples" -DCMAKE_C_FLAGS="${sanitizers[*]}" \
+cmake -S "$here" -B "$work/cmake" -DEXAMPLES="$examples" -DCMAKE_C_COMPILER="$cc" -DCMAKE_C_FLAGS="${sanitizers[*]}" \
     -DCMAKE_PREFIX_PATH="$(dirname "$(dirname "$mhmoe")")" >/dev/null
 cmake --build "$work/cmake" >/dev/null
 
