@@ -34,21 +34,20 @@ bare: deps-build all
 	cmake --build build-bare
 	tests/cli/bare.sh build build-bare
 
-# Every test under the sanitizers, but for one that measures how well a model learns, and the book's commands, which
-# other tests run with smaller models.
+# Every test under the sanitizers, but for one that measures how well a model learns; the book's models learn less.
 asan: deps-build
 	cmake --preset asan >/dev/null
 	cmake --build build-asan
-	$(TEST) build-asan -E 'cli_(precision|book)'
+	BOOK_IN_HASTE=1 $(TEST) build-asan -E cli_precision
 
-# The quick tests with clang's OpenMP and archer, which tells ThreadSanitizer where OpenMP's threads wait for one
-# another. Instruction sets change nothing in who computes what, readers have one thread, and `faults` brings an
-# allocator of its own.
+# With clang's OpenMP and archer, which tells ThreadSanitizer where OpenMP's threads wait for one another. Left out is
+# what has one thread, would take too long, or brings an allocator of its own (docs/testing.md).
 tsan: deps-build deps-dev
 	cmake --preset tsan >/dev/null
 	cmake --build build-tsan
-	OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(TEST) build-tsan -L quick -E '^fuzz|^faults|_(portable|avx2|avx512)$$'
+	OMP_NUM_THREADS=2 OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	$(TEST) build-tsan -E '^(fuzz|faults)|_(portable|avx2|avx512)$$|^cli_(book|precision|resume)$$'
 
 # A short training under valgrind.
 valgrind: deps-build deps-dev all

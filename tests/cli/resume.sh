@@ -6,7 +6,7 @@ files=$(cd "$1" && pwd)/tests/libfaults_files.so wanted=${2:-10} seed=${3:-$RAND
 echo "seed $seed"
 RANDOM=$seed
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive # more threads would only wait for each other on so small a model
-export ASAN_OPTIONS=verify_asan_link_order=0 # what is preloaded here replaces no allocator
+export ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0 # what is preloaded here replaces no allocator
 
 make_corpus
 make_tokens >/dev/null 2>&1

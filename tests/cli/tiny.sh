@@ -4,13 +4,25 @@ set -eu
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mhmoe=$(cd "$1" && pwd)/mhmoe
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 fail() {
     echo "FAILED: $*"
     exit 1
 }
+
+# What a sanitizer reports fails the test, also of a command that shall fail or is killed.
+export ASAN_OPTIONS=${ASAN_OPTIONS-}:log_path=$work.report TSAN_OPTIONS=${TSAN_OPTIONS-}:log_path=$work.report
+finish() {
+    local code=$?
+    if compgen -G "$work.report.*" >/dev/null; then
+        cat "$work".report.*
+        code=1
+    fi
+    rm -rf "$work" "$work".report.*
+    exit $code
+}
+trap finish EXIT
 
 # 200 documents of sentences that a small model can learn, always the same.
 make_corpus() {
