@@ -1212,7 +1212,8 @@ static void results_are_what_the_logs_say(void **state)
     OK(mh_compare_markdown(result, &text));
     static const char *const sentences[] = {"| not reached | not reached |",
                                             "* base: perplexity higher by 10.15",
-                                            "* other has a moe.capacity_factor",
+                                            " \u2020 | - | ",
+                                            "* \u2020 other has a moe.capacity_factor",
                                             "in one pair of runs, which gives no interval",
                                             "* base spends 0.50 times the FLOPs of other",
                                             "* other, seed 2, failed and is in no figure: it had to."};

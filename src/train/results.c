@@ -232,14 +232,15 @@ static json_t *columns_of(const digest *d)
     return columns;
 }
 
-static void add_measure(json_t *row, const measure *m, int n, bool baseline)
+/* `flag` goes to a perplexity that is not what it seems. */
+static void add_measure(json_t *row, const measure *m, int n, bool baseline, const char *flag)
 {
     if (m->runs == 0)
         ADD(row, "-");
     else if (m->runs == 1)
-        ADD(row, "%.*f", n, m->mean);
+        ADD(row, "%.*f%s", n, m->mean, flag);
     else
-        ADD(row, "%.*f \u00b1 %.*f", n, m->mean, n, m->error);
+        ADD(row, "%.*f \u00b1 %.*f%s", n, m->mean, n, m->error, flag);
     if (baseline || m->pairs == 0)
         ADD(row, "-");
     else if (m->pairs == 1)
@@ -253,10 +254,11 @@ static json_t *row_of(const digest *d, int index)
 {
     const summary *s = &d->model[index];
     const mh_arm *arm = s->arm;
+    const char *flag = mh_config_noncausal(&arm->recipe.model) ? " \u2020" : "";
     json_t *row = json_array();
     ADD(row, "%s", arm->name);
     for (int i = 0; i < d->c->sets; i++)
-        add_measure(row, &s->measures[i], decimals(d, i), index == d->c->baseline);
+        add_measure(row, &s->measures[i], decimals(d, i), index == d->c->baseline, flag);
     ADD(row, "%.3fM", (double)arm->params.total / 1e6);
     ADD(row, "%.3fM", (double)arm->params.active / 1e6);
     ADD(row, "%.3f", arm->flops.forward / 1e6);
@@ -339,7 +341,7 @@ static void tell_causality(const summary *s, json_t *text)
 {
     const char *why = mh_config_noncausal(&s->arm->recipe.model);
     if (why)
-        ADD(text, "%s %s, so its perplexity is not quite that of a causal model.", s->arm->name, why);
+        ADD(text, "\u2020 %s %s, so its perplexity is not quite that of a causal model.", s->arm->name, why);
 }
 
 static void tell_failures(const digest *d, json_t *text)

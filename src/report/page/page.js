@@ -48,7 +48,7 @@ function startTheme() {
   system.addEventListener('change', () => set(now()));
   addEventListener('beforeprint', () => set('light'));
   addEventListener('afterprint', () => set(now()));
-  root.dataset.theme = now();
+  set(now());
 }
 
 function start() {
