@@ -984,6 +984,7 @@ static void models_of_a_comparison_are_refused_by_name(void **state)
         {MH_EVALUE, "", "no models are named"},
         {MH_EVALUE, "dense,smoe", "model smoe: model.preset \"smoe\" is not known"},
         {MH_EVALUE, "dense, dense train.rate=1", "two models are called dense"},
+        {MH_EVALUE, "dense, b=dense moe.head=on", "model b: moe.head and model.preset dense contradict"},
         {MH_EVALUE, "a/b=dense", "\"a/b\" cannot be the name of a model"},
         {MH_EVALUE, "dense,", "\"\" cannot be the name"},
         {MH_EVALUE, "a=dense moe.heads", "model a: \"moe.heads\" is no setting"},
