@@ -351,8 +351,9 @@ static mh_expert_rows part_of(mh_expert_rows r, int64_t first, int64_t n)
                             mh_mat_rows(r.out, first, n)};
 }
 
-/* Thousands of rows, block by block, against a few hundred at a time: alike but for the order of sums. The
- * last rows of variant 0 are other experts'. */
+/* Thousands of rows, block by block, against a few hundred at a time: alike but for the order of sums, of
+ * which the longest has 4200 terms, each rounded by 2^-24 of it at most. The last rows of variant 0 are other
+ * experts'. */
 static void experts_by_blocks(void **state)
 {
     (void)state;
@@ -373,9 +374,9 @@ static void experts_by_blocks(void **state)
             ops->experts_fwd(r, &e);
             ops->experts_bwd(part_of(expert_gradients_of(&parts), first, n), &dw, r, &e);
         }
-        assert_true(distance(parts.y[0], whole.y[0], 0) < 1e-6);
+        assert_true(distance(parts.y[0], whole.y[0], 0) < 1e-5);
         for (int i = 0; i < whole.inputs; i++)
-            assert_true(distance(parts.dx[i], whole.dx[i], whole.added[i] ? (double)BASE : 0) < 1e-6);
+            assert_true(distance(parts.dx[i], whole.dx[i], whole.added[i] ? (double)BASE : 0) < 1e-5);
     }
 }
 
