@@ -26,8 +26,8 @@ static bool panels_pay;
 
 /* What a primitive was made for. Compared as bytes: clear it before filling. */
 typedef struct {
-    int64_t m, n, k, lda, ldb, ldc;
-    int transpose_a, transpose_b, panels, add, out;
+    int64_t m, n, k, lda, ldb, ldc; /* of one type all: no gaps between them */
+    int64_t transpose_a, transpose_b, panels, add, out;
 } shape;
 
 typedef struct {
@@ -232,7 +232,7 @@ static bool run(state *s, const mh_product *p)
     wanted.transpose_a = p->transpose_a, wanted.panels = p->panels != NULL;
     if (!wanted.panels)
         wanted.ldb = p->ldb, wanted.transpose_b = p->transpose_b;
-    wanted.add = p->add, wanted.out = (int)p->out;
+    wanted.add = p->add, wanted.out = p->out;
     entry *e = find(s, &wanted);
     void *scratchpad = e && e->scratchpad ? buffer_of(&s->work, e->scratchpad) : NULL;
     if (e == NULL || (e->scratchpad && scratchpad == NULL))
