@@ -41,13 +41,13 @@ asan: deps-build
 	BOOK_IN_HASTE=1 $(TEST) build-asan -E cli_precision
 
 # With clang's OpenMP and archer, which tells ThreadSanitizer where OpenMP's threads wait for one another. Left out is
-# what has one thread, would take too long, or brings an allocator of its own (docs/testing.md).
+# what has one thread or would take too long; what brings an allocator of its own is not built (docs/testing.md).
 tsan: deps-build deps-dev
 	cmake --preset tsan >/dev/null
 	cmake --build build-tsan
 	OMP_NUM_THREADS=2 OMP_TOOL_LIBRARIES=$(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so)) \
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
-	$(TEST) build-tsan -E '^(fuzz|faults)|_(portable|avx2|avx512)$$|^cli_(book|precision|resume)$$'
+	$(TEST) build-tsan -E '^fuzz|_(portable|avx2|avx512)$$|^cli_(book|precision|resume)$$'
 
 # A short training under valgrind.
 valgrind: deps-build deps-dev all
