@@ -61,6 +61,19 @@ size_t mh_type_size(mh_type type);
 const char *mh_type_name(mh_type type); /* safetensors' names: "F32", "BF16", "I32" */
 bool mh_type_from_name(const char *name, mh_type *type);
 
+/* ---- sizes --------------------------------------------------------------------------------------------- */
+
+static inline int64_t mh_least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* n or the next multiple of `of` */
+static inline int64_t mh_multiple(int64_t n, int64_t of)
+{
+    return (n + of - 1) / of * of;
+}
+
 /* ---- random.c: numbers that are a function of (seed, stream, index); Philox 4x32-10 -------------------- */
 
 /* Streams keep uses apart: what the number is for, at which step (36 bits), in which layer (24 bits). */

@@ -11,10 +11,13 @@
 #    include <threads.h>
 
 enum {
-    CACHE = 2048,          /* primitives a thread keeps */
-    PROBES = 8,            /* places where one may stand */
-    ROWS_PIECE = 256,      /* most rows of a product at once */
-    REDUCTION_PIECE = 1024 /* most rows summed at once in a weight gradient */
+    CACHE = 2048,           /* primitives a thread keeps */
+    PROBES = 8,             /* places where one may stand */
+    ROWS_PIECE = 256,       /* most rows of a product at once */
+    REDUCTION_PIECE = 1024, /* most rows summed at once in a weight gradient */
+    FEW_ROWS = 64,          /* fewer than these are multiplied by mh_gemm_pairs */
+    FEW_ROWS_AMX = 16,      /* of a tile, which is many times faster */
+    FEW_REDUCTION = 128     /* the same in a weight gradient: reading and writing C takes longer */
 };
 
 enum { A, B, C, SCRATCHPAD, MEMORIES };
@@ -47,7 +50,7 @@ typedef struct {
 typedef struct {
     dnnl_stream_t stream;
     buffer work; /* a primitive's scratchpad, or widened matrices */
-    buffer tile; /* of C */
+    buffer tile; /* of C, or the factors of a weight gradient as mh_gemm_pairs lays them out */
     entry cache[CACHE];
 } state;
 
@@ -279,38 +282,50 @@ static bool run_panels(state *s, const mh_product *p)
     return ok;
 }
 
+static bool run_pairs(state *s, const mh_product *p)
+{
+    size_t work = mh_gemm_pairs_bytes(p);
+    void *memory = work ? buffer_of(&s->tile, work) : NULL;
+    return (memory || work == 0) && mh_gemm_pairs(p, memory);
+}
+
 /* One piece of a bf16 product. */
-static void run_piece(state *s, const mh_product *p)
+static void run_piece(state *s, const mh_product *p, bool few)
 {
     mh_product plain = *p;
     plain.panels = NULL;
-    if (!(p->panels && run_panels(s, p)) && !run(s, &plain))
+    if (!(few && run_pairs(s, p)) && !(p->panels && run_panels(s, p)) && !run(s, &plain))
         mh_gemm_portable(p);
 }
 
 /* Primitives are made for one shape each and take up to a millisecond to make, but the rows an expert gets
- * differ in every call. So that dimension is cut into whole pieces and falling powers of two: nine shapes. */
-static int64_t piece(int64_t left, int64_t whole)
-{
-    return left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
-}
-
+ * differ in every call. So that dimension is cut into whole pieces and falling powers of two, a handful of
+ * shapes, until few rows are left. */
 static void product_bf16(state *s, const mh_product *p)
 {
     mh_product part = *p;
-    int64_t total = p->transpose_a ? p->k : p->m;
+    int64_t total = p->transpose_a ? p->k : p->m, whole = p->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
+    int64_t few = 0;
+    if (p->transpose_a)
+        few = FEW_REDUCTION;
+    else if (p->panels)
+        few = mh_isa_now() == MH_ISA_AMX ? FEW_ROWS_AMX : FEW_ROWS;
     for (int64_t done = 0, count; done < total; done += count) {
-        count = piece(total - done, p->transpose_a ? REDUCTION_PIECE : ROWS_PIECE);
+        int64_t left = total - done;
+        if (left < few)
+            count = left;
+        else
+            count = left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
         part.a = at(p->a, MH_BF16, done * p->lda);
         if (p->transpose_a) {
             part.k = count;
-            part.b = at(p->b, MH_BF16, p->transpose_b ? done : done * p->ldb);
+            part.b = at(p->b, MH_BF16, done * p->ldb);
             part.add = p->add || done > 0;
         } else {
             part.m = count;
             part.c = (void *)(uintptr_t)at(p->c, p->out, done * p->ldc);
         }
-        run_piece(s, &part);
+        run_piece(s, &part, left < few);
     }
 }
 
@@ -374,7 +389,7 @@ static bool product(const mh_product *p)
 /* oneDNN plans and runs with the threads it may use, and its sums depend on their number: it gets one. */
 void mh_gemm_onednn(const mh_product *p)
 {
-    if (p->m == 0 || p->n == 0)
+    if (p->m == 0 || p->n == 0 || (p->k == 0 && p->add))
         return;
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);

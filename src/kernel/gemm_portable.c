@@ -5,11 +5,6 @@
  * of A and B are widened to f32 and laid out in the order in which they are read. */
 enum { ROWS = 16, COLS = 64, DEPTH = 256 };
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* y[r*width + c] = element (r0 + r, c0 + c) of op(X), for r < rows and c < cols; a transposed X is read along
  * its own rows and spread. */
 static void pack(float *y, int64_t width, const void *x, mh_type type, int64_t ld, bool transpose, int64_t r0,
@@ -37,7 +32,7 @@ static void block(const mh_product *p, int64_t i0, int64_t j0, int64_t rows, int
     const mh_rows *kernel = mh_rows_now();
     float sum[ROWS][COLS] = {{0}}, a[ROWS * DEPTH], b[DEPTH * COLS];
     for (int64_t k0 = 0; k0 < p->k; k0 += DEPTH) {
-        int64_t depth = least(DEPTH, p->k - k0);
+        int64_t depth = mh_least(DEPTH, p->k - k0);
         pack(a, DEPTH, p->a, p->in, p->lda, p->transpose_a, i0, k0, rows, depth);
         pack(b, COLS, p->b, p->in, p->ldb, p->transpose_b, k0, j0, depth, cols);
         for (int64_t i = 0; i < rows; i++)
@@ -59,5 +54,5 @@ void mh_gemm_portable(const mh_product *p)
 {
     for (int64_t i = 0; i < p->m; i += ROWS)
         for (int64_t j = 0; j < p->n; j += COLS)
-            block(p, i, j, least(ROWS, p->m - i), least(COLS, p->n - j));
+            block(p, i, j, mh_least(ROWS, p->m - i), mh_least(COLS, p->n - j));
 }

@@ -71,12 +71,13 @@ typedef struct {
 const mh_rows *mh_rows_now(void);
 const mh_rows *mh_rows_of(mh_isa isa);
 
-/* ---- gemm_portable.c, gemm_onednn.c: one tile of a matrix product -------------------------------------- */
+/* ---- gemm_portable.c, gemm_onednn.c, gemm_pairs.c: one tile of a matrix product
+ * -------------------------------------- */
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n], or added to C. Row-major; element (i,j) of a stored matrix is at i*ld + j.
- * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has f32 C: this is the weight
- * gradient, whose long k may be summed in pieces. `panels` may hold op(B) as mh_panels_fill left it: several
- * times faster where m is small. */
+ * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has B as it is stored and f32
+ * C: this is the weight gradient, whose long k may be summed in pieces. `panels` may hold op(B) as
+ * mh_panels_fill left it: several times faster where m is small. */
 typedef struct {
     int64_t m, n, k;
     const void *a, *b;  /* stored [m,k] and [k,n]; transposed: [k,m] and [n,k] */
@@ -91,6 +92,11 @@ typedef struct {
 void mh_gemm(const mh_product *product);
 
 void mh_gemm_portable(const mh_product *product); /* the specification */
+
+/* From MH_ISA_AVX512_BF16 on: a bf16 product that has panels or transposed A. Needs `work` of so many bytes;
+ * false where it was built for another processor. */
+bool mh_gemm_pairs(const mh_product *product, void *work);
+size_t mh_gemm_pairs_bytes(const mh_product *product);
 #ifdef MHMOE_ONEDNN
 void mh_gemm_onednn(const mh_product *product);
 bool mh_gemm_onednn_panels(void); /* are bf16 products faster with panels? */
@@ -104,6 +110,7 @@ enum { MH_PANEL = 64 }; /* columns of a panel */
  * one after the other: the one of column j, a multiple of MH_PANEL, begins mh_panels_bytes(k, j) after the
  * first. */
 size_t mh_panels_bytes(int64_t k, int64_t n);
+int64_t mh_panels_elements(int64_t k, int64_t n); /* of any panels */
 
 /* Lays out one panel, of columns [0, n) of op(B), n <= MH_PANEL. `b` is stored as mh_product says. */
 void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n);

@@ -8,16 +8,16 @@
  */
 enum { DEPTH = 32 }; /* k is filled up to a multiple of it */
 
-static int64_t padded(int64_t n, int64_t to)
+int64_t mh_panels_elements(int64_t k, int64_t n)
 {
-    return (n + to - 1) / to * to;
+    return mh_multiple(k, DEPTH) * mh_multiple(n, MH_PANEL);
 }
 
 size_t mh_panels_bytes(int64_t k, int64_t n)
 {
 #ifdef MHMOE_ONEDNN
     if (mh_gemm_onednn_panels())
-        return (size_t)(padded(k, DEPTH) * padded(n, MH_PANEL)) * sizeof(uint16_t);
+        return (size_t)mh_panels_elements(k, n) * sizeof(uint16_t);
 #endif
     (void)k;
     (void)n;
@@ -40,7 +40,7 @@ static inline void pairs(uint16_t (*y)[MH_PANEL][2], const uint16_t *b, int64_t 
 void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n)
 {
     uint16_t(*y)[MH_PANEL][2] = panel;
-    for (int64_t i = 0; i < padded(k, DEPTH); i += DEPTH, y += DEPTH / 2) {
+    for (int64_t i = 0; i < mh_multiple(k, DEPTH); i += DEPTH, y += DEPTH / 2) {
         int64_t depth = i + DEPTH <= k ? DEPTH : k - i;
         if (depth < DEPTH || n < MH_PANEL)
             memset(y, 0, sizeof *y * DEPTH / 2);

@@ -280,11 +280,6 @@ void mh_write(mh_mat y, int64_t row, int64_t col, int64_t n, const float *piece)
 /* Row `to` of y = row `from` of x. */
 void mh_copy_row(mh_mat y, int64_t to, mh_mat x, int64_t from);
 
-static inline int64_t mh_least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Whether a loop over so many elements is worth waking other threads for. */
 static inline bool mh_worth(int64_t elements)
 {
