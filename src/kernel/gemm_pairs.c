@@ -28,9 +28,11 @@ typedef struct {
     bool f32, add;
 } columns;
 
-INLINE char *vector_at(const columns *c, int i, int v)
+/* The functions below are made once for f32 and once for bf16 C, and for ROWS rows and one. */
+
+INLINE char *vector_at(const columns *c, int i, int v, bool f32)
 {
-    return c->p + (size_t)i * c->stride + (size_t)(v * LANES) * (c->f32 ? sizeof(float) : sizeof(uint16_t));
+    return c->p + (size_t)i * c->stride + (size_t)(v * LANES) * (f32 ? sizeof(float) : sizeof(uint16_t));
 }
 
 INLINE __mmask16 mask_of(const columns *c, int v)
@@ -38,64 +40,75 @@ INLINE __mmask16 mask_of(const columns *c, int v)
     return (__mmask16)(c->mask >> v * LANES);
 }
 
-INLINE void load(__m512 sum[ROWS][VECTORS], const columns *c, int rows)
+INLINE __m512 load(const columns *c, int i, int v, bool f32)
 {
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < VECTORS; v++)
-            if (!c->add)
-                sum[i][v] = _mm512_setzero_ps();
-            else if (c->f32)
-                sum[i][v] = _mm512_maskz_loadu_ps(mask_of(c, v), vector_at(c, i, v));
-            else
-                sum[i][v] = _mm512_castsi512_ps(_mm512_slli_epi32(
-                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask_of(c, v), vector_at(c, i, v))), 16));
+    if (f32)
+        return _mm512_maskz_loadu_ps(mask_of(c, v), vector_at(c, i, v, f32));
+    __m256i half = _mm256_maskz_loadu_epi16(mask_of(c, v), vector_at(c, i, v, f32));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-INLINE void store(const columns *c, __m512 sum[ROWS][VECTORS], int rows)
+INLINE void store(const columns *c, int i, int v, bool f32, __m512 sum)
 {
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < VECTORS; v++)
-            if (c->f32)
-                _mm512_mask_storeu_ps(vector_at(c, i, v), mask_of(c, v), sum[i][v]);
-            else
-                _mm256_mask_storeu_epi16(vector_at(c, i, v), mask_of(c, v),
-                                         (__m256i)_mm512_cvtneps_pbh(sum[i][v]));
+    if (f32)
+        _mm512_mask_storeu_ps(vector_at(c, i, v, f32), mask_of(c, v), sum);
+    else
+        _mm256_mask_storeu_epi16(vector_at(c, i, v, f32), mask_of(c, v), (__m256i)_mm512_cvtneps_pbh(sum));
 }
 
-/* sum += the pair l of each row of A times that of B. Where k is odd, the second half of the last pair would
- * be beyond A's row; B has a zero for it. */
-INLINE void step(__m512 sum[ROWS][VECTORS], pairs a, const uint16_t *b, int64_t l, bool half, int rows)
+/* The pair l of row i. Where k is odd, the second half of the last one would be beyond A's row; B has a zero
+ * for it. */
+INLINE __m512bh pair_at(pairs a, int i, int64_t l, bool half)
 {
-    for (int i = 0; i < rows; i++) {
-        uint32_t pair = 0;
-        memcpy(&pair, a.p + i * a.down + l * a.along, half ? sizeof(uint16_t) : sizeof pair);
-        for (int v = 0; v < VECTORS; v++)
-            sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)_mm512_set1_epi32((int)pair),
-                                         (__m512bh)_mm512_loadu_si512(b + 2 * (l * MH_PANEL + v * LANES)));
-    }
+    uint32_t pair = 0;
+    memcpy(&pair, a.p + i * a.down + l * a.along, half ? sizeof(uint16_t) : sizeof pair);
+    return (__m512bh)_mm512_set1_epi32((int)pair);
 }
 
-INLINE void block(const columns *c, pairs a, const uint16_t *b, int64_t k, int rows)
+INLINE __m512bh b_at(const uint16_t *b, int64_t l, int v)
+{
+    return (__m512bh)_mm512_loadu_si512(b + 2 * (l * MH_PANEL + v * LANES));
+}
+
+/* All vectors v of all rows i; unrolled, for a loop would keep sums in memory. */
+#    define EACH(i, v)                                         \
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++) \
+            _Pragma("GCC unroll 4") for (int v = 0; v < VECTORS; v++)
+
+/* `whole` pairs of each row, and half a pair after them. */
+INLINE void block(const columns *c, pairs a, const uint16_t *b, int64_t whole, bool half, int rows, bool f32)
 {
     __m512 sum[ROWS][VECTORS];
-    load(sum, c, rows);
-    for (int i = 0; i < rows; i++) /* the block below: C is too large for the nearest cache */
-        for (int v = 0; v < VECTORS; v++)
-            __builtin_prefetch(vector_at(c, ROWS + i, v), 1);
-    for (int64_t l = 0; l < k / 2; l++)
-        step(sum, a, b, l, false, rows);
-    if (k % 2)
-        step(sum, a, b, k / 2, true, rows);
-    store(c, sum, rows);
+    EACH(i, v)
+    sum[i][v] = c->add ? load(c, i, v, f32) : _mm512_setzero_ps();
+    EACH(i, v) /* the block below: C is too large for the nearest cache */
+    __builtin_prefetch(vector_at(c, ROWS + i, v, f32), 1);
+    for (int64_t l = 0; l < whole; l++)
+        EACH(i, v)
+    sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, l, false), b_at(b, l, v));
+    if (half)
+        EACH(i, v)
+    sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, whole, true), b_at(b, whole, v));
+    EACH(i, v)
+    store(c, i, v, f32, sum[i][v]);
 }
 
-/* C = A B or C += A B for `m` rows and the columns of one panel. */
-TARGET static void rows(columns c, pairs a, const uint16_t *b, int64_t m, int64_t k)
+INLINE void blocks(columns c, pairs a, const uint16_t *b, int64_t m, int64_t k, bool f32)
 {
     for (; m >= ROWS; m -= ROWS, c.p += ROWS * c.stride, a.p += ROWS * a.down)
-        block(&c, a, b, k, ROWS);
+        block(&c, a, b, k / 2, k % 2, ROWS, f32);
     for (; m > 0; m--, c.p += c.stride, a.p += a.down)
-        block(&c, a, b, k, 1);
+        block(&c, a, b, k / 2, k % 2, 1, f32);
+}
+
+/* C = A B or C += A B for the columns of one panel. */
+TARGET static void of_panel(columns c, const mh_product *p, const uint16_t *b)
+{
+    pairs a = {p->a, p->lda, 2};
+    if (c.f32)
+        blocks(c, a, b, p->m, p->k, true);
+    else
+        blocks(c, a, b, p->m, p->k, false);
 }
 
 /* From row i and column j on. */
@@ -109,35 +122,42 @@ static inline columns columns_at(const mh_product *p, int64_t i, int64_t j)
                      .add = p->add};
 }
 
-/* The panel of column j, and where j stands in it. */
-static uint16_t *panel_of(uint16_t *panels, int64_t k, int64_t j)
+static void of_panels(const mh_product *p)
 {
-    return panels + mh_panels_elements(k, j / MH_PANEL * MH_PANEL) + 2 * (j % MH_PANEL);
+    const uint16_t *b = p->panels;
+    int64_t panel = mh_panels_elements(p->k, MH_PANEL);
+    for (int64_t j = 0; j < p->n; j += MH_PANEL, b += panel)
+        of_panel(columns_at(p, 0, j), p, b);
 }
 
 static void fill(uint16_t *panels, const uint16_t *x, int64_t ld, int64_t k, int64_t n)
 {
-    for (int64_t j = 0; j < n; j += MH_PANEL)
-        mh_panels_fill(panel_of(panels, k, j), x + j, ld, false, k, mh_least(MH_PANEL, n - j));
+    int64_t panel = mh_panels_elements(k, MH_PANEL);
+    for (int64_t j = 0; j < n; j += MH_PANEL, panels += panel)
+        mh_panels_fill(panels, x + j, ld, false, k, mh_least(MH_PANEL, n - j));
 }
 
-/* C goes by row by row, for it comes from memory. */
-static void weight_gradient(const mh_product *p, uint16_t *a)
+/* `rows` of C, one panel of columns after the other. `a` stands at their pairs. */
+INLINE void gradient_rows(const mh_product *p, const uint16_t *a, const uint16_t *b, int64_t i, int rows)
 {
-    uint16_t *b = a + mh_panels_elements(p->k, p->m);
-    fill(a, p->a, p->lda, p->k, p->m);
-    fill(b, p->b, p->ldb, p->k, p->n);
-    for (int64_t i = 0; i < p->m; i += ROWS)
-        for (int64_t j = 0; j < p->n; j += MH_PANEL)
-            rows(columns_at(p, i, j), (pairs){panel_of(a, p->k, i), 2, 2 * MH_PANEL}, panel_of(b, p->k, j),
-                 mh_least(ROWS, p->m - i), p->k);
+    int64_t panel = mh_panels_elements(p->k, MH_PANEL);
+    for (int64_t j = 0; j < p->n; j += MH_PANEL, b += panel) {
+        columns c = columns_at(p, i, j);
+        block(&c, (pairs){a, 2, 2 * MH_PANEL}, b, (p->k + 1) / 2, false, rows, true);
+    }
 }
 
-static void of_panels(const mh_product *p)
+/* Both factors are laid out, with zeros where k is odd. C goes by row by row, for it comes from memory. */
+TARGET static void weight_gradient(const mh_product *p, uint16_t *work)
 {
-    const uint16_t *b = p->panels;
-    for (int64_t j = 0; j < p->n; j += MH_PANEL)
-        rows(columns_at(p, 0, j), (pairs){p->a, p->lda, 2}, b + mh_panels_elements(p->k, j), p->m, p->k);
+    int64_t panel = mh_panels_elements(p->k, MH_PANEL), i = 0;
+    const uint16_t *a = work, *b = work + mh_panels_elements(p->k, p->m);
+    fill(work, p->a, p->lda, p->k, p->m);
+    fill(work + mh_panels_elements(p->k, p->m), p->b, p->ldb, p->k, p->n);
+    for (; i + ROWS <= p->m; i += ROWS)
+        gradient_rows(p, a + i / MH_PANEL * panel + 2 * (i % MH_PANEL), b, i, ROWS);
+    for (; i < p->m; i++)
+        gradient_rows(p, a + i / MH_PANEL * panel + 2 * (i % MH_PANEL), b, i, 1);
 }
 
 size_t mh_gemm_pairs_bytes(const mh_product *p)

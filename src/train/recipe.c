@@ -285,7 +285,7 @@ mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path)
     if (status == MH_OK)
         status = mh_fail(MH_EMISMATCH,
                          "%s may not change when a run is resumed: it was %s (%s) and is now %s; restore it, "
-                         "or start another run with --init-from",
+                         "or start another run from its weights (mhmoe train --init-from)",
                          key, before.data, path, now.data);
     mh_text_release(&before);
     mh_text_release(&now);

@@ -227,7 +227,7 @@ static mh_status check_identity(const char *is, const char *should, const char *
         return MH_OK;
     return mh_fail(MH_EMISMATCH,
                    "%s: written by a run with another %s (identity %s, now %s); resume with what it was "
-                   "trained with, or start another run with --init-from",
+                   "trained with, or start another run from its weights (mhmoe train --init-from)",
                    folder, what, is, should);
 }
 

@@ -97,7 +97,7 @@ static mh_status where_good(const trainer *t, mh_status status)
     return status == MH_OK ? MH_OK
                            : mh_fail(status,
                                      "%s. The last good checkpoint is kept in %s/checkpoints; another run "
-                                     "starts from it by --init-from",
+                                     "starts from it by mhmoe train --init-from",
                                      mh_message(), t->run);
 }
 

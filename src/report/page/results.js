@@ -104,10 +104,12 @@ function cautions() {
   const others = readable.filter(group => text(group) !== text(first) ||
     recipeOf(group).model.vocab !== recipeOf(first).model.vocab);
   const say = (group, sentence) => el('p', {}, el('strong', {}, group.name), ` ${sentence}`);
+  const told = JSON.stringify(report.comparisons);
   return [
     ...others.map(group => say(group, 'is measured on other text or in other tokens than ' +
       `${first.name}: their perplexities and losses cannot be compared.`)),
-    ...groups.filter(group => group.runs[0].noncausal).map(group => say(group,
+    ...groups.filter(group => group.runs[0].noncausal &&
+      !told.includes(`${group.name} ${group.runs[0].noncausal}`)).map(group => say(group,
       `${group.runs[0].noncausal}, so its perplexity is not quite that of a causal model.`)),
   ];
 }
