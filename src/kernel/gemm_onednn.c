@@ -15,9 +15,8 @@ enum {
     PROBES = 8,             /* places where one may stand */
     ROWS_PIECE = 256,       /* most rows of a product at once */
     REDUCTION_PIECE = 1024, /* most rows summed at once in a weight gradient */
-    FEW_ROWS = 64,          /* fewer than these are multiplied by mh_gemm_pairs */
-    FEW_ROWS_AMX = 16,      /* of a tile, which is many times faster */
-    FEW_REDUCTION = 128     /* the same in a weight gradient: reading and writing C takes longer */
+    FEW_ROWS = 64,          /* fewer are multiplied by mh_gemm_pairs */
+    FEW_ROWS_AMX = 16       /* AMX, several times as fast, has tiles of 16 rows */
 };
 
 enum { A, B, C, SCRATCHPAD, MEMORIES };
@@ -298,6 +297,16 @@ static void run_piece(state *s, const mh_product *p, bool few)
         mh_gemm_portable(p);
 }
 
+/* If fewer rows than these are left, mh_gemm_pairs takes them. */
+static int64_t few_rows(const mh_product *p)
+{
+    if (p->transpose_a)
+        return FEW_ROWS;
+    if (p->panels == NULL)
+        return 0;
+    return mh_isa_now() == MH_ISA_AMX ? FEW_ROWS_AMX : FEW_ROWS;
+}
+
 /* Primitives are made for one shape each and take up to a millisecond to make, but the rows an expert gets
  * differ in every call. So that dimension is cut into whole pieces and falling powers of two, a handful of
  * shapes, until few rows are left. */
@@ -305,11 +314,7 @@ static void product_bf16(state *s, const mh_product *p)
 {
     mh_product part = *p;
     int64_t total = p->transpose_a ? p->k : p->m, whole = p->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
-    int64_t few = 0;
-    if (p->transpose_a)
-        few = FEW_REDUCTION;
-    else if (p->panels)
-        few = mh_isa_now() == MH_ISA_AMX ? FEW_ROWS_AMX : FEW_ROWS;
+    int64_t few = few_rows(p);
     for (int64_t done = 0, count; done < total; done += count) {
         int64_t left = total - done;
         if (left < few)
