@@ -64,8 +64,9 @@ static bool complains(const json_t *run, const char *part)
 {
     const json_t *problem;
     size_t i;
-    json_array_foreach(json_object_get(run, "problems"), i,
-                       problem) if (strstr(json_string_value(problem), part) != NULL) return true;
+    json_array_foreach(json_object_get(run, "problems"), i, problem)
+        if (strstr(json_string_value(problem), part) != NULL)
+            return true;
     return false;
 }
 

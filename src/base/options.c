@@ -343,8 +343,7 @@ mh_status mh_section_from_json(const mh_section *section, void *config, const js
     const mh_options options = {section, 1};
     const char *name;
     json_t *item;
-    json_object_foreach((json_t *)json, name, item)
-    {
+    json_object_foreach((json_t *)json, name, item) {
         char key[128];
         snprintf(key, sizeof key, "%s.%s", section->name, name);
         MH_TRY(set_from_json(&options, config, key, item, where));

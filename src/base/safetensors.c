@@ -97,8 +97,7 @@ static mh_status read_metadata(const json_t *meta, const unsigned char *data, si
         return mh_fail(MH_EFORMAT, "%s: the metadata is no object", path);
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)meta, key, value)
-    {
+    json_object_foreach((json_t *)meta, key, value) {
         if (!json_is_string(value))
             return mh_fail(MH_EFORMAT, "%s: the metadata \"%s\" is no string", path, key);
     }
@@ -135,8 +134,7 @@ static mh_status read_tensors(mh_tensors *t, const unsigned char *data, size_t s
                        json_object_size(t->header));
     const char *name;
     json_t *entry;
-    json_object_foreach(t->header, name, entry)
-    {
+    json_object_foreach(t->header, name, entry) {
         if (strcmp(name, METADATA) != 0)
             MH_TRY(read_tensor(&t->list[t->count++], name, entry, data, size, path));
     }
@@ -295,7 +293,8 @@ static mh_status make_header(const char *path, const mh_tensor *tensors, int cou
     XXH3_64bits_reset(p.hash);
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)meta, key, value) mh_json_set(strings, key, json_incref(value));
+    json_object_foreach((json_t *)meta, key, value)
+        mh_json_set(strings, key, json_incref(value));
     mh_json_set(p.header, METADATA, json_incref(strings)); /* first in the file; filled in below */
     if ((status = in_file_order(tensors, count, plan_tensor, &p)) != MH_OK)
         goto done;

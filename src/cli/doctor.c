@@ -244,13 +244,14 @@ static void print_text(const json_t *all)
     json_object_foreach(json_object_get(all, "libraries"), key, value)
         printf("%-17s %s\n", key, json_string_value(value));
     puts("");
-    json_array_foreach(json_object_get(all, "checks"), i, value) printf(
-        "%-6s %s (relative error %.1e, at most %.0e)\n",
-        json_is_true(json_object_get(value, "ok")) ? "ok" : "FAILED",
-        json_string_value(json_object_get(value, "name")),
-        json_is_null(json_object_get(value, "error")) ? INFINITY
-                                                      : json_real_value(json_object_get(value, "error")),
-        json_real_value(json_object_get(value, "bound")));
+    json_array_foreach(json_object_get(all, "checks"), i, value)
+        printf("%-6s %s (relative error %.1e, at most %.0e)\n",
+               json_is_true(json_object_get(value, "ok")) ? "ok" : "FAILED",
+               json_string_value(json_object_get(value, "name")),
+               json_is_null(json_object_get(value, "error"))
+                   ? INFINITY
+                   : json_real_value(json_object_get(value, "error")),
+               json_real_value(json_object_get(value, "bound")));
 }
 
 int cli_doctor(int argc, char **argv)

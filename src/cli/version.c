@@ -40,7 +40,8 @@ int cli_version(void)
     puts("");
     json_t *libraries = cli_libraries(), *version;
     const char *name;
-    json_object_foreach(libraries, name, version) printf("%-17s %s\n", name, json_string_value(version));
+    json_object_foreach(libraries, name, version)
+        printf("%-17s %s\n", name, json_string_value(version));
     json_decref(libraries);
     return CLI_OK;
 }

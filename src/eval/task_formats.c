@@ -146,8 +146,7 @@ static mh_status parse_truthfulqa(const mh_task *task, const json_t *json, mh_it
     const char *answer;
     json_t *label;
     int correct = 0;
-    json_object_foreach(targets, answer, label)
-    {
+    json_object_foreach(targets, answer, label) {
         json_int_t value = json_is_integer(label) ? json_integer_value(label) : -1;
         if (value != 0 && value != 1)
             return mh_fail(MH_EFORMAT, "an answer in \"%s\" is neither 1 (true) nor 0", task->targets);

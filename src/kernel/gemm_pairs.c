@@ -80,17 +80,17 @@ INLINE void block(const columns *c, pairs a, const uint16_t *b, int64_t whole, b
 {
     __m512 sum[ROWS][VECTORS];
     EACH(i, v)
-    sum[i][v] = c->add ? load(c, i, v, f32) : _mm512_setzero_ps();
+        sum[i][v] = c->add ? load(c, i, v, f32) : _mm512_setzero_ps();
     EACH(i, v) /* the block below: C is too large for the nearest cache */
-    __builtin_prefetch(vector_at(c, ROWS + i, v, f32), 1);
+        __builtin_prefetch(vector_at(c, ROWS + i, v, f32), 1);
     for (int64_t l = 0; l < whole; l++)
         EACH(i, v)
-    sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, l, false), b_at(b, l, v));
+            sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, l, false), b_at(b, l, v));
     if (half)
         EACH(i, v)
-    sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, whole, true), b_at(b, whole, v));
+            sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, whole, true), b_at(b, whole, v));
     EACH(i, v)
-    store(c, i, v, f32, sum[i][v]);
+        store(c, i, v, f32, sum[i][v]);
 }
 
 INLINE void blocks(columns c, pairs a, const uint16_t *b, int64_t m, int64_t k, bool f32)

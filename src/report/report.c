@@ -99,8 +99,7 @@ static mh_status gather(content *c, const char *const *paths, int count, const m
         MH_TRY(mh_report_is_run(paths[i]) ? add_run(c, paths[i]) : add_runs_in(c, paths[i]));
     size_t i, runs = json_array_size(c->found);
     const json_t *run;
-    json_array_foreach(c->found, i, run)
-    {
+    json_array_foreach(c->found, i, run) {
         const char *path = json_string_value(json_array_get(run, 0));
         mh_progress_report(progress, "reading runs", (double)i, (double)runs, NULL);
         mh_json_append(c->runs, mh_report_run(path, json_string_value(json_array_get(run, 1))));
@@ -162,7 +161,8 @@ static json_t *summary_of(const char *output, const content *c)
     json_t *problems = json_copy(c->problems);
     const json_t *run;
     size_t i;
-    json_array_foreach(c->runs, i, run) json_array_extend(problems, json_object_get(run, "problems"));
+    json_array_foreach(c->runs, i, run)
+        json_array_extend(problems, json_object_get(run, "problems"));
     return json_pack("{s:o, s:I, s:o}", "report", mh_report_text(output, strlen(output)), "runs",
                      (json_int_t)json_array_size(c->runs), "problems", problems);
 }

@@ -167,8 +167,7 @@ static json_t *load_of(const json_t *experts)
     json_t *layers = json_array();
     const json_t *layer;
     size_t i;
-    json_array_foreach(experts, i, layer)
-    {
+    json_array_foreach(experts, i, layer) {
         json_t *copy = json_object();
         for (int k = 0; k < 4; k++)
             mh_json_set(copy, keys[k], mh_json_real(number(layer, keys[k])));
@@ -184,8 +183,7 @@ static void enter_machine(reader *r, const json_t *machine)
     json_t *known = json_object();
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)machine, key, value)
-    {
+    json_object_foreach((json_t *)machine, key, value) {
         if (json_is_string(value) || json_is_integer(value))
             mh_json_set(known, key, json_incref(value));
     }
@@ -193,8 +191,7 @@ static void enter_machine(reader *r, const json_t *machine)
     size_t i;
     const json_t *other;
     bool is_new = true;
-    json_array_foreach(r->machines, i, other)
-    {
+    json_array_foreach(r->machines, i, other) {
         is_new = is_new && !json_equal(other, known);
     }
     if (is_new)
