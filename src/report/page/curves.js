@@ -38,7 +38,7 @@ function curvesSection() {
     const from = shares[state.part] * end;
     for (const one of series) one.points = one.points.filter(point => point.x >= from);
     const name = typeof title === 'function' ? title() : title;
-    return {title: name, x: axis.title, from: from || undefined, series, ...extra};
+    return {title: name, x: axis.title, from, series, ...extra};
   });
   const ifAny = (title, measure) =>
     report.runs.some(run => run.train.some(point => known(point[measure]))) ? [make(title, 'train', measure)] : [];
