@@ -42,7 +42,7 @@ int main(int argc, char **argv)
         return fprintf(stderr, "usage: %s TOKENIZER TEXT FOLDER\n", argv[0]), 2;
     FILE *there = fopen(argv[3], "r");
     if (there) /* mh_trainer_save would say so, after all the training */
-        return fprintf(stderr, "%s is there already; name a new folder\n", argv[3]), fclose(there), 1;
+        return fprintf(stderr, "%s exists already; choose another folder\n", argv[3]), fclose(there), 1;
     mh_tokenizer *tokenizer;
     mh_recipe *recipe;
     mh_trainer *trainer;

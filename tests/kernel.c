@@ -325,7 +325,7 @@ static void adamw_formula(void **state)
 
 /* ---- products ------------------------------------------------------------------------------------------ */
 
-/* A matrix in memory that is wider than it: stride = cols + PAD. */
+/* A matrix in memory that may be wider than it: stride = cols + PAD. */
 enum { PAD = 5, SPACE = 700 * 700 };
 
 static int64_t stored(mh_type type, void *to, int64_t index, float x)
@@ -352,20 +352,21 @@ static double product_at(const mh_product *p, const float *before, int64_t i, in
 
 /* One product against sums in double. Numbers are about 1, so sums are about sqrt(k): f32 is off by a few
  * roundings of 2^-24 a term; a bf16 result by half of 2^-8 of itself. */
-static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool add, bool panels,
-                          mh_type in, mh_type out)
+static void check_product(mh_product p, bool packed, int pad_a, int pad_c)
 {
     static float a[SPACE], b[SPACE], c[SPACE], before[SPACE];
     static _Alignas(MH_ALIGN) char laid_out[2 * SPACE];
-    mh_product p = {.m = m, .n = n, .k = k, .a = a, .b = b, .c = c, .transpose_a = ta, .transpose_b = tb};
-    p.lda = (ta ? m : k) + PAD, p.ldb = (tb ? k : n) + PAD, p.ldc = n + PAD;
-    p.add = add, p.in = in, p.out = out;
+    bool ta = p.transpose_a, tb = p.transpose_b;
+    int64_t m = p.m, n = p.n, k = p.k;
+    mh_type in = p.in, out = p.out;
+    p.a = a, p.b = b, p.c = c;
+    p.lda = (ta ? m : k) + pad_a, p.ldb = (tb ? k : n) + PAD, p.ldc = n + pad_c;
     /* what stands between the rows must not be read */
     for (int64_t i = 0; i < (ta ? k : m) * p.lda; i++)
-        stored(in, a, i, i % p.lda < p.lda - PAD ? random_value(i, 100) : NAN);
+        stored(in, a, i, i % p.lda < p.lda - pad_a ? random_value(i, 100) : NAN);
     for (int64_t i = 0; i < (tb ? n : k) * p.ldb; i++)
         stored(in, b, i, i % p.ldb < p.ldb - PAD ? random_value(i, 101) : NAN);
-    if (panels) {
+    if (packed) {
         assert_in_range(mh_panels_bytes(k, n), 0, sizeof laid_out);
         memset(laid_out, 0xff, sizeof laid_out); /* NaN: what ought to be 0 shows */
         for (int64_t j = 0; j < n; j += MH_PANEL)
@@ -376,7 +377,7 @@ static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, boo
     /* without `add` C may hold anything, and it must not be read */
     for (int64_t i = 0; i < (m + 1) * p.ldc; i++) {
         bool inside = i / p.ldc < m && i % p.ldc < n;
-        stored(out, c, i, !inside ? canary : add ? random_value(i, 102) : NAN);
+        stored(out, c, i, !inside ? canary : p.add ? random_value(i, 102) : NAN);
         before[i] = fetch(out, c, i);
     }
     mh_gemm(&p);
@@ -389,12 +390,13 @@ static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, boo
             fail_msg("%s %s to %s, m %d, n %d, k %d, transposed %d %d, add %d, panels %d: (%d, %d) is %g, "
                      "expected %g",
                      mh_isa_name(mh_isa_now()), mh_type_name(in), mh_type_name(out), (int)m, (int)n, (int)k,
-                     ta, tb, add, panels, (int)row, (int)col, got, want);
+                     ta, tb, p.add, packed, (int)row, (int)col, got, want);
     }
 }
 
-/* The three forms that operations use. Sums of a weight gradient go in pieces, as do the rows of the others:
- * sizes beyond a piece and with every power of two in the rest. */
+/* The three forms that operations use, with gaps between rows and, as oneDNN takes panels, without. Sums of a
+ * weight gradient go in pieces, as do the rows of the others: sizes beyond a piece, with all kinds of rest.
+ */
 static void products(void **state)
 {
     (void)state;
@@ -402,23 +404,31 @@ static void products(void **state)
                                         {7, 64, 31},   {16, 16, 16}, {33, 65, 17},  {63, 10, 64},
                                         {65, 70, 257}, {300, 9, 40}, {5, 130, 600}, {511, 3, 2}};
     static const mh_type types[][2] = {{MH_F32, MH_F32}, {MH_BF16, MH_BF16}, {MH_BF16, MH_F32}};
+    bool panels = mh_panels_bytes(1, 1) > 0;
+    if (!panels)
+        print_message("panels are of no use to products here, and not tested with them\n");
     for (int s = 0; s < COUNT(shapes); s++)
         for (int t = 0; t < COUNT(types); t++)
             for (int add = 0; add < 2; add++) {
                 const int64_t *d = shapes[s];
-                mh_type in = types[t][0], out = types[t][1];
-                bool panels = in == MH_BF16 && mh_panels_bytes(1, 1) > 0;
-                for (int packed = 0; packed <= panels; packed++) {
-                    check_product(d[0], d[1], d[2], false, true, add, packed, in, out);
-                    check_product(d[0], d[1], d[2], false, false, add, packed, in, out);
+                mh_product p = {d[0], d[1], d[2], .add = add, .in = types[t][0], .out = types[t][1]};
+                for (int transpose = 0; transpose < 2; transpose++) {
+                    p.transpose_b = transpose;
+                    check_product(p, false, PAD, PAD);
+                    for (int pads = 0; pads < 4 && panels && p.in == MH_BF16; pads++)
+                        check_product(p, true, pads & 1 ? PAD : 0, pads & 2 ? PAD : 0);
                 }
-                if (out == MH_F32) {
-                    check_product(d[0], d[1], d[2], true, false, add, false, in, out);
-                    check_product(d[1], d[2], d[0], true, false, add, false, in, out);
+                if (p.out == MH_F32) {
+                    p.transpose_a = true, p.transpose_b = false;
+                    check_product(p, false, PAD, PAD);
+                    p.m = d[1], p.n = d[2], p.k = d[0];
+                    check_product(p, false, PAD, PAD);
                 }
             }
-    check_product(4, 6, 1024 + 511, true, false, true, false, MH_BF16, MH_F32);
-    check_product(4, 6, 1024 + 511, true, false, false, false, MH_BF16, MH_F32);
+    mh_product p = {4, 6, 1024 + 511, .transpose_a = true, .in = MH_BF16, .out = MH_F32};
+    check_product(p, false, PAD, PAD);
+    p.add = true;
+    check_product(p, false, PAD, PAD);
 }
 
 /* Outside of parallel regions too a product is one thread's, with one order of sums. */

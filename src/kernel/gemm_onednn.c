@@ -15,8 +15,8 @@ enum {
     PROBES = 8,             /* places where one may stand */
     ROWS_PIECE = 256,       /* most rows of a product at once */
     REDUCTION_PIECE = 1024, /* most rows summed at once in a weight gradient */
-    FEW_ROWS = 64,          /* fewer are multiplied by mh_gemm_pairs */
-    FEW_ROWS_AMX = 16       /* AMX, several times as fast, has tiles of 16 rows */
+    PAIRS_ROWS = 64,        /* fewer are multiplied by mh_gemm_pairs */
+    PAIRS_ROWS_AMX = 16     /* AMX, several times as fast, has tiles of 16 rows */
 };
 
 enum { A, B, C, SCRATCHPAD, MEMORIES };
@@ -285,7 +285,10 @@ static bool run_pairs(state *s, const mh_product *p)
 {
     size_t work = mh_gemm_pairs_bytes(p);
     void *memory = work ? buffer_of(&s->tile, work) : NULL;
-    return (memory || work == 0) && mh_gemm_pairs(p, memory);
+    if (work && memory == NULL)
+        return false;
+    mh_gemm_pairs(p, memory);
+    return true;
 }
 
 /* One piece of a bf16 product. */
@@ -297,14 +300,15 @@ static void run_piece(state *s, const mh_product *p, bool few)
         mh_gemm_portable(p);
 }
 
-/* If fewer rows than these are left, mh_gemm_pairs takes them. */
+/* If fewer rows than these are left, mh_gemm_pairs takes them. A weight gradient of so few waits for C, with
+ * AMX as without. */
 static int64_t few_rows(const mh_product *p)
 {
     if (p->transpose_a)
-        return FEW_ROWS;
+        return PAIRS_ROWS;
     if (p->panels == NULL)
         return 0;
-    return mh_isa_now() == MH_ISA_AMX ? FEW_ROWS_AMX : FEW_ROWS;
+    return mh_isa_now() == MH_ISA_AMX ? PAIRS_ROWS_AMX : PAIRS_ROWS;
 }
 
 /* Primitives are made for one shape each and take up to a millisecond to make, but the rows an expert gets

@@ -1,6 +1,6 @@
 /* gemm by AVX512-BF16's dot products of pairs, for any number of rows. oneDNN 2.6 wants a primitive for each
- * shape and, in a weight gradient, goes through all of C for each: where rows are few, that is most of the
- * time. */
+ * shape, so rows are cut into powers of two for it, and in a weight gradient each of those reads and writes
+ * all of C: where rows are few, that is most of the time. */
 #include "kernel/kernel.h"
 
 #ifdef __x86_64__
@@ -10,6 +10,8 @@
 
 /* A block of C is ROWS x MH_PANEL sums, which stay in registers while k goes by. */
 enum { ROWS = 4, LANES = 16, VECTORS = MH_PANEL / LANES };
+_Static_assert(ROWS == 4 && VECTORS == 4, "EACH unrolls by 4");
+_Static_assert(MH_PANEL % ROWS == 0, "the rows of a block stand in one panel of a transposed A");
 
 #    define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #    define INLINE TARGET __attribute__((always_inline)) static inline
@@ -25,10 +27,10 @@ typedef struct {
     char *p;
     size_t stride; /* bytes from row to row */
     uint64_t mask;
-    bool f32, add;
+    bool add;
 } columns;
 
-/* The functions below are made once for f32 and once for bf16 C, and for ROWS rows and one. */
+/* What is INLINE is compiled once for f32 and once for bf16 C, and for ROWS rows and one. */
 
 INLINE char *vector_at(const columns *c, int i, int v, bool f32)
 {
@@ -71,7 +73,7 @@ INLINE __m512bh b_at(const uint16_t *b, int64_t l, int v)
 }
 
 /* All vectors v of all rows i; unrolled, for a loop would keep sums in memory. */
-#    define EACH(i, v)                                         \
+#    define EACH(i, v, rows)                                   \
         _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++) \
             _Pragma("GCC unroll 4") for (int v = 0; v < VECTORS; v++)
 
@@ -79,17 +81,18 @@ INLINE __m512bh b_at(const uint16_t *b, int64_t l, int v)
 INLINE void block(const columns *c, pairs a, const uint16_t *b, int64_t whole, bool half, int rows, bool f32)
 {
     __m512 sum[ROWS][VECTORS];
-    EACH(i, v)
+    EACH(i, v, rows)
         sum[i][v] = c->add ? load(c, i, v, f32) : _mm512_setzero_ps();
-    EACH(i, v) /* the block below: C is too large for the nearest cache */
-        __builtin_prefetch(vector_at(c, ROWS + i, v, f32), 1);
+    if (rows == ROWS) /* what the next block reads: C is too large for the nearest cache */
+        EACH(i, v, rows)
+            __builtin_prefetch(vector_at(c, ROWS + i, v, f32), 1);
     for (int64_t l = 0; l < whole; l++)
-        EACH(i, v)
+        EACH(i, v, rows)
             sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, l, false), b_at(b, l, v));
     if (half)
-        EACH(i, v)
+        EACH(i, v, rows)
             sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, whole, true), b_at(b, whole, v));
-    EACH(i, v)
+    EACH(i, v, rows)
         store(c, i, v, f32, sum[i][v]);
 }
 
@@ -105,7 +108,7 @@ INLINE void blocks(columns c, pairs a, const uint16_t *b, int64_t m, int64_t k, 
 TARGET static void of_panel(columns c, const mh_product *p, const uint16_t *b)
 {
     pairs a = {p->a, p->lda, 2};
-    if (c.f32)
+    if (p->out == MH_F32)
         blocks(c, a, b, p->m, p->k, true);
     else
         blocks(c, a, b, p->m, p->k, false);
@@ -118,7 +121,6 @@ static inline columns columns_at(const mh_product *p, int64_t i, int64_t j)
     return (columns){.p = (char *)p->c + (size_t)(i * p->ldc + j) * size,
                      .stride = (size_t)p->ldc * size,
                      .mask = ~UINT64_C(0) >> (MH_PANEL - mh_least(MH_PANEL, p->n - j)),
-                     .f32 = p->out == MH_F32,
                      .add = p->add};
 }
 
@@ -137,7 +139,7 @@ static void fill(uint16_t *panels, const uint16_t *x, int64_t ld, int64_t k, int
         mh_panels_fill(panels, x + j, ld, false, k, mh_least(MH_PANEL, n - j));
 }
 
-/* `rows` of C, one panel of columns after the other. `a` stands at their pairs. */
+/* `rows` of C, which is f32, one panel of columns after the other. `a` stands at their pairs. */
 INLINE void gradient_rows(const mh_product *p, const uint16_t *a, const uint16_t *b, int64_t i, int rows)
 {
     int64_t panel = mh_panels_elements(p->k, MH_PANEL);
@@ -151,9 +153,9 @@ INLINE void gradient_rows(const mh_product *p, const uint16_t *a, const uint16_t
 TARGET static void weight_gradient(const mh_product *p, uint16_t *work)
 {
     int64_t panel = mh_panels_elements(p->k, MH_PANEL), i = 0;
-    const uint16_t *a = work, *b = work + mh_panels_elements(p->k, p->m);
-    fill(work, p->a, p->lda, p->k, p->m);
-    fill(work + mh_panels_elements(p->k, p->m), p->b, p->ldb, p->k, p->n);
+    uint16_t *a = work, *b = work + mh_panels_elements(p->k, p->m);
+    fill(a, p->a, p->lda, p->k, p->m);
+    fill(b, p->b, p->ldb, p->k, p->n);
     for (; i + ROWS <= p->m; i += ROWS)
         gradient_rows(p, a + i / MH_PANEL * panel + 2 * (i % MH_PANEL), b, i, ROWS);
     for (; i < p->m; i++)
@@ -166,16 +168,15 @@ size_t mh_gemm_pairs_bytes(const mh_product *p)
     return p->transpose_a ? (size_t)elements * sizeof(uint16_t) : 0;
 }
 
-bool mh_gemm_pairs(const mh_product *p, void *work)
+void mh_gemm_pairs(const mh_product *p, void *work)
 {
     if (p->transpose_a)
         weight_gradient(p, work);
     else
         of_panels(p);
-    return true;
 }
 
-#else /* not reached: no other processor has these instructions */
+#else /* no other processor has these instructions */
 
 size_t mh_gemm_pairs_bytes(const mh_product *p)
 {
@@ -183,11 +184,10 @@ size_t mh_gemm_pairs_bytes(const mh_product *p)
     return 0;
 }
 
-bool mh_gemm_pairs(const mh_product *p, void *work)
+void mh_gemm_pairs(const mh_product *p, void *work)
 {
-    (void)p;
     (void)work;
-    return false;
+    mh_gemm_portable(p);
 }
 
 #endif

@@ -71,13 +71,12 @@ typedef struct {
 const mh_rows *mh_rows_now(void);
 const mh_rows *mh_rows_of(mh_isa isa);
 
-/* ---- gemm_portable.c, gemm_onednn.c, gemm_pairs.c: one tile of a matrix product
- * -------------------------------------- */
+/* ---- gemm_*.c: one tile of a matrix product ------------------------------------------------------------ */
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n], or added to C. Row-major; element (i,j) of a stored matrix is at i*ld + j.
  * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has B as it is stored and f32
  * C: this is the weight gradient, whose long k may be summed in pieces. `panels` may hold op(B) as
- * mh_panels_fill left it: several times faster where m is small. */
+ * mh_panels_fill left it: a third faster where m is small. */
 typedef struct {
     int64_t m, n, k;
     const void *a, *b;  /* stored [m,k] and [k,n]; transposed: [k,m] and [n,k] */
@@ -93,9 +92,9 @@ void mh_gemm(const mh_product *product);
 
 void mh_gemm_portable(const mh_product *product); /* the specification */
 
-/* From MH_ISA_AVX512_BF16 on: a bf16 product that has panels or transposed A. Needs `work` of so many bytes;
- * false where it was built for another processor. */
-bool mh_gemm_pairs(const mh_product *product, void *work);
+/* From MH_ISA_AVX512_BF16 on: a bf16 product that has panels or transposed A. `work` has mh_gemm_pairs_bytes,
+ * and may be NULL where these are 0. */
+void mh_gemm_pairs(const mh_product *product, void *work);
 size_t mh_gemm_pairs_bytes(const mh_product *product);
 #ifdef MHMOE_ONEDNN
 void mh_gemm_onednn(const mh_product *product);
@@ -106,11 +105,10 @@ bool mh_gemm_onednn_panels(void); /* are bf16 products faster with panels? */
 
 enum { MH_PANEL = 64 }; /* columns of a panel */
 
-/* Bytes of a bf16 op(B) [k,n] in panels: 0 where the instruction set in use has no need of them. Panels stand
- * one after the other: the one of column j, a multiple of MH_PANEL, begins mh_panels_bytes(k, j) after the
- * first. */
+/* Bytes of a bf16 op(B) [k,n] in panels: 0 where products are not faster with them. Panels stand one after
+ * the other: the one of column j, a multiple of MH_PANEL, begins mh_panels_bytes(k, j) after the first. */
 size_t mh_panels_bytes(int64_t k, int64_t n);
-int64_t mh_panels_elements(int64_t k, int64_t n); /* of any panels */
+int64_t mh_panels_elements(int64_t k, int64_t n); /* of the same, faster or not */
 
 /* Lays out one panel, of columns [0, n) of op(B), n <= MH_PANEL. `b` is stored as mh_product says. */
 void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n);

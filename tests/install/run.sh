@@ -87,7 +87,7 @@ cat "$examples"/*.c >"$work/text"
 falls 0.8 <"$work/train.log"
 [ -n "$("$mhmoe" generate "$work/trained" --prompt mh_ --max-tokens 20)" ]
 "$work/train" "$work/text.model" "$work/text" "$work/trained" >"$work/message" 2>&1 && exit 1
-grep -q 'trained exists already; choose another output' "$work/message"
+grep -q 'trained exists already; choose another folder' "$work/message"
 "$work/layer" | tee "$work/layer.log"
 falls 0.8 <"$work/layer.log"
 diff <("$work/cmake/layer") "$work/layer.log"
