@@ -86,40 +86,42 @@ static double check_rows(void)
     return worst;
 }
 
-static double check_product(mh_type type)
+/* With panels where products have use for them. */
+static double check_product(mh_product p)
 {
-    enum { M = 48, N = 80, K = 200 };
-    static float x[N * K], a[M * K], b[N * K], ours[M * N], portable[M * N]; /* a, b: of `type` */
-    fill_normal(x, M * K, 0);
-    mh_rows_now()->store(a, type, x, M * K);
-    fill_normal(x, N * K, 1);
-    mh_rows_now()->store(b, type, x, N * K);
-    mh_product product = {.m = M,
-                          .n = N,
-                          .k = K,
-                          .a = a,
-                          .b = b,
-                          .c = ours,
-                          .lda = K,
-                          .ldb = K,
-                          .ldc = N,
-                          .transpose_b = true,
-                          .in = type,
-                          .out = MH_F32};
+    enum { MOST = 200 * 80 };
+    static float x[MOST], a[MOST], b[MOST], ours[MOST], portable[MOST]; /* a, b: of p.in */
+    static _Alignas(MH_ALIGN) uint16_t panels[256 * 128];
+    fill_normal(x, MOST, 0);
+    mh_rows_now()->store(a, p.in, x, p.m * p.k);
+    fill_normal(x, MOST, 1);
+    mh_rows_now()->store(b, p.in, x, p.k * p.n);
+    p.a = a, p.b = b, p.c = ours;
+    p.lda = p.transpose_a ? p.m : p.k, p.ldb = p.transpose_b ? p.k : p.n, p.ldc = p.n;
+    if (p.in == MH_BF16 && p.transpose_b && mh_panels_bytes(p.k, p.n)) {
+        for (int64_t j = 0; j < p.n; j += MH_PANEL)
+            mh_panels_fill(panels + mh_panels_elements(p.k, j), (uint16_t *)b + j * p.ldb, p.ldb, true, p.k,
+                           mh_least(MH_PANEL, p.n - j));
+        p.panels = panels;
+    }
 #pragma omp parallel num_threads(1)
-    mh_gemm(&product);
-    product.c = portable;
-    mh_gemm_portable(&product);
-    return relative_error(ours, portable, M * N);
+    mh_gemm(&p);
+    p.c = portable;
+    mh_gemm_portable(&p);
+    return relative_error(ours, portable, p.m * p.n);
 }
 
 static double check_product_f32(void)
 {
-    return check_product(MH_F32);
+    return check_product((mh_product){48, 80, 200, .transpose_b = true, .in = MH_F32, .out = MH_F32});
 }
 static double check_product_bf16(void)
 {
-    return check_product(MH_BF16);
+    return check_product((mh_product){70, 80, 200, .transpose_b = true, .in = MH_BF16, .out = MH_F32});
+}
+static double check_weight_gradient(void)
+{
+    return check_product((mh_product){80, 200, 75, .transpose_a = true, .in = MH_BF16, .out = MH_F32});
 }
 
 static double loss_of(mh_pass *pass, const mh_model *model, const mh_call *call, const int32_t *target,
@@ -202,6 +204,7 @@ static const struct {
     {"row kernels against the portable ones", check_rows, 1e-5},
     {"f32 products against the portable ones", check_product_f32, 1e-5},
     {"bf16 products against the portable ones", check_product_bf16, 1e-5},
+    {"bf16 weight gradients against the portable ones", check_weight_gradient, 1e-5},
     {"gradient of a small model", check_gradient, 5e-3},
 };
 
