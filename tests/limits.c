@@ -56,6 +56,15 @@ static void settings(void **state)
     FAILS(MH_EVALUE, "has 16777217 pieces, and a model at most 16777216; use a smaller one",
           mh_recipe_take_vocab(&recipe, MH_VOCAB_LIMIT + 1, 2));
     OK(mh_recipe_take_vocab(&recipe, MH_VOCAB_LIMIT, 2));
+
+    static const char *const rows[] = {"model.vocab=400", "model.context=1024", "moe.experts=8",
+                                       "moe.heads=2", "train.batch=524287"}; /* 1024 2 2 (2^19 - 1) */
+    OK(mh_recipe_read(&recipe, NULL, rows, 5));
+    OK(mh_recipe_resolve(&recipe, NULL));
+    OK(mh_recipe_read(&recipe, NULL, rows, 4));
+    recipe.train.batch = 524288;
+    FAILS(MH_EVALUE, "train.micro_batch 524288 of train.sequence 1024 makes 2.15e+09 rows at a time",
+          mh_recipe_resolve(&recipe, NULL));
 }
 
 static mh_status ignore(void *context, const char *key, const char *value, int line)

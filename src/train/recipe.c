@@ -174,9 +174,18 @@ mh_status mh_recipe_take_vocab(mh_recipe *recipe, int64_t vocab, int64_t eos)
     return MH_OK;
 }
 
-static mh_status check_batch(mh_train_config *t)
+/* A dispatch plan numbers its rows in 32 bits. */
+static mh_status check_batch(mh_train_config *t, const mh_moe_config *m)
 {
     t->micro_batch = t->micro_batch ? t->micro_batch : t->batch;
+    double rows = (double)t->micro_batch * (double)t->sequence;
+    if (m->experts)
+        rows *= (double)m->heads * (double)m->top_k;
+    if (rows > INT32_MAX)
+        return mh_fail(MH_EVALUE,
+                       "train.micro_batch %lld of train.sequence %lld makes %.3g rows at a time, and at most "
+                       "2^31 - 1 fit; lower one of the two",
+                       (long long)t->micro_batch, (long long)t->sequence, rows);
     return mh_check_divides("train.batch", t->batch, "train.micro_batch", t->micro_batch);
 }
 
@@ -212,7 +221,7 @@ mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches)
         return mh_fail(MH_EVALUE,
                        "train.sequence %lld is over model.context %lld; lower the one or raise the other",
                        (long long)recipe->train.sequence, (long long)recipe->model.context);
-    MH_TRY(check_batch(&recipe->train));
+    MH_TRY(check_batch(&recipe->train, &recipe->model.moe));
     return check_schedule(&recipe->train);
 }
 
