@@ -35,7 +35,8 @@ static mh_status dense(mh_config *c, int64_t number)
         return mh_fail(MH_EVALUE,
                        "model.preset dense has no experts, but moe.experts is %lld; leave one of them out",
                        (long long)c->moe.experts);
-    return MH_OK;
+    MH_TRY(demand(&c->moe.heads, 0, "moe.heads", c));
+    return demand(&c->moe.top_k, 0, "moe.top_k", c);
 }
 
 static mh_status smoe(mh_config *c, int64_t k)

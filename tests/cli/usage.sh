@@ -145,6 +145,7 @@ expect 1 'range.yaml:2: .*train.steps' "$mhmoe" train range.yaml
 printf 'train: [\n' >broken.yaml
 expect 1 'broken.yaml:' "$mhmoe" train broken.yaml
 expect 1 'moe.heads' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.heads=3
+expect 1 'model.preset dense and moe.heads 2 contradict each other' "$mhmoe" info --set model.vocab=400 --set model.preset=dense --set moe.heads=2 /dev/null
 expect 1 'the nearest is mhmoe-h2' "$mhmoe" info tiny.yaml --set model.vocab=400 --set model.preset=mhmoe-k2
 expect 1 'moe.score sigmoid and moe.balance gshard' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.score=sigmoid
 expect 1 'moe.top_k' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.top_k=5
