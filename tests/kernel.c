@@ -369,9 +369,7 @@ static void check_product(mh_product p, bool packed, int pad_a, int pad_c)
     if (packed) {
         assert_in_range(mh_panels_bytes(k, n), 0, sizeof laid_out);
         memset(laid_out, 0xff, sizeof laid_out); /* NaN: what ought to be 0 shows */
-        for (int64_t j = 0; j < n; j += MH_PANEL)
-            mh_panels_fill(laid_out + mh_panels_bytes(k, j), (uint16_t *)b + (tb ? j * p.ldb : j), p.ldb, tb,
-                           k, n - j < MH_PANEL ? n - j : MH_PANEL);
+        mh_panels_fill(laid_out, (uint16_t *)b, p.ldb, tb, k, n);
         p.panels = laid_out;
     }
     /* without `add` C may hold anything, and it must not be read */

@@ -91,7 +91,7 @@ static double check_product(mh_product p)
 {
     enum { MOST = 200 * 80 };
     static float x[MOST], a[MOST], b[MOST], ours[MOST], portable[MOST]; /* a, b: of p.in */
-    static _Alignas(MH_ALIGN) uint16_t panels[256 * 128];
+    static _Alignas(MH_ALIGN) uint16_t panels[256 * 128]; /* at least mh_panels_elements(k, n) */
     fill_normal(x, MOST, 0);
     mh_rows_now()->store(a, p.in, x, p.m * p.k);
     fill_normal(x, MOST, 1);
@@ -99,9 +99,7 @@ static double check_product(mh_product p)
     p.a = a, p.b = b, p.c = ours;
     p.lda = p.transpose_a ? p.m : p.k, p.ldb = p.transpose_b ? p.k : p.n, p.ldc = p.n;
     if (p.in == MH_BF16 && p.transpose_b && mh_panels_bytes(p.k, p.n)) {
-        for (int64_t j = 0; j < p.n; j += MH_PANEL)
-            mh_panels_fill(panels + mh_panels_elements(p.k, j), (uint16_t *)b + j * p.ldb, p.ldb, true, p.k,
-                           mh_least(MH_PANEL, p.n - j));
+        mh_panels_fill(panels, (uint16_t *)b, p.ldb, true, p.k, p.n);
         p.panels = panels;
     }
 #pragma omp parallel num_threads(1)

@@ -114,10 +114,9 @@ TARGET static void of_panel(columns c, const mh_product *p, const uint16_t *b)
         blocks(c, a, b, p->m, p->k, false);
 }
 
-/* From row i and column j on. */
-static inline columns columns_at(const mh_product *p, int64_t i, int64_t j)
+/* From row i and column j on; elements of C have `size` bytes. */
+static inline columns columns_at(const mh_product *p, int64_t i, int64_t j, size_t size)
 {
-    size_t size = p->out == MH_F32 ? sizeof(float) : sizeof(uint16_t);
     return (columns){.p = (char *)p->c + (size_t)(i * p->ldc + j) * size,
                      .stride = (size_t)p->ldc * size,
                      .mask = ~UINT64_C(0) >> (MH_PANEL - mh_least(MH_PANEL, p->n - j)),
@@ -129,14 +128,7 @@ static void of_panels(const mh_product *p)
     const uint16_t *b = p->panels;
     int64_t panel = mh_panels_elements(p->k, MH_PANEL);
     for (int64_t j = 0; j < p->n; j += MH_PANEL, b += panel)
-        of_panel(columns_at(p, 0, j), p, b);
-}
-
-static void fill(uint16_t *panels, const uint16_t *x, int64_t ld, int64_t k, int64_t n)
-{
-    int64_t panel = mh_panels_elements(k, MH_PANEL);
-    for (int64_t j = 0; j < n; j += MH_PANEL, panels += panel)
-        mh_panels_fill(panels, x + j, ld, false, k, mh_least(MH_PANEL, n - j));
+        of_panel(columns_at(p, 0, j, mh_type_size(p->out)), p, b);
 }
 
 /* `rows` of C, which is f32, one panel of columns after the other. `a` stands at their pairs. */
@@ -144,7 +136,7 @@ INLINE void gradient_rows(const mh_product *p, const uint16_t *a, const uint16_t
 {
     int64_t panel = mh_panels_elements(p->k, MH_PANEL);
     for (int64_t j = 0; j < p->n; j += MH_PANEL, b += panel) {
-        columns c = columns_at(p, i, j);
+        columns c = columns_at(p, i, j, sizeof(float));
         block(&c, (pairs){a, 2, 2 * MH_PANEL}, b, (p->k + 1) / 2, false, rows, true);
     }
 }
@@ -154,8 +146,8 @@ TARGET static void weight_gradient(const mh_product *p, uint16_t *work)
 {
     int64_t panel = mh_panels_elements(p->k, MH_PANEL), i = 0;
     uint16_t *a = work, *b = work + mh_panels_elements(p->k, p->m);
-    fill(a, p->a, p->lda, p->k, p->m);
-    fill(b, p->b, p->ldb, p->k, p->n);
+    mh_panels_fill(a, p->a, p->lda, false, p->k, p->m);
+    mh_panels_fill(b, p->b, p->ldb, false, p->k, p->n);
     for (; i + ROWS <= p->m; i += ROWS)
         gradient_rows(p, a + i / MH_PANEL * panel + 2 * (i % MH_PANEL), b, i, ROWS);
     for (; i < p->m; i++)

@@ -110,8 +110,10 @@ enum { MH_PANEL = 64 }; /* columns of a panel */
 size_t mh_panels_bytes(int64_t k, int64_t n);
 int64_t mh_panels_elements(int64_t k, int64_t n); /* of the same, faster or not */
 
-/* Lays out one panel, of columns [0, n) of op(B), n <= MH_PANEL. `b` is stored as mh_product says. */
-void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n);
+/* Lays out op(B) [k,n]: all of a matrix, or the columns of some of its panels. `b` is stored as mh_product
+ * says.
+ */
+void mh_panels_fill(void *panels, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n);
 
 /* ---- probe.c: what the processor can do at most -------------------------------------------------------- */
 

@@ -37,11 +37,11 @@ static inline void pairs(uint16_t (*y)[MH_PANEL][2], const uint16_t *b, int64_t 
         y[k / 2][j][0] = b[(k - 1) * down + j * across];
 }
 
-void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n)
+static void fill_panel(uint16_t (*y)[MH_PANEL][2], const uint16_t *b, int64_t ldb, bool transpose_b,
+                       int64_t k, int64_t n)
 {
-    uint16_t(*y)[MH_PANEL][2] = panel;
-    for (int64_t i = 0; i < mh_multiple(k, DEPTH); i += DEPTH, y += DEPTH / 2) {
-        int64_t depth = i + DEPTH <= k ? DEPTH : k - i;
+    for (int64_t i = 0; i < k; i += DEPTH, y += DEPTH / 2) {
+        int64_t depth = mh_least(DEPTH, k - i);
         if (depth < DEPTH || n < MH_PANEL)
             memset(y, 0, sizeof *y * DEPTH / 2);
         if (transpose_b)
@@ -49,4 +49,11 @@ void mh_panels_fill(void *panel, const uint16_t *b, int64_t ldb, bool transpose_
         else
             pairs(y, b + i * ldb, ldb, 1, depth, n);
     }
+}
+
+void mh_panels_fill(void *panels, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n)
+{
+    for (int64_t j = 0; j < n; j += MH_PANEL)
+        fill_panel((void *)((uint16_t *)panels + mh_panels_elements(k, j)), b + (transpose_b ? j * ldb : j),
+                   ldb, transpose_b, k, mh_least(MH_PANEL, n - j));
 }
