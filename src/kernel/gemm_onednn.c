@@ -15,8 +15,9 @@ enum {
     PROBES = 8,             /* places where one may stand */
     ROWS_PIECE = 256,       /* most rows of a product at once */
     REDUCTION_PIECE = 1024, /* most rows summed at once in a weight gradient */
-    PAIRS_ROWS = 64,        /* fewer are multiplied by mh_gemm_pairs */
-    PAIRS_ROWS_AMX = 16     /* AMX, several times as fast, has tiles of 16 rows */
+    REDUCTION_PAIRS = 512,  /* and by mh_gemm_pairs: its factors fit the second cache */
+    AMX_ROWS = 16,          /* AMX has tiles of so many rows: fewer are left to mh_gemm_pairs */
+    AMX_REDUCTION = 64      /* a weight gradient of fewer waits for C, with AMX as without */
 };
 
 enum { A, B, C, SCRATCHPAD, MEMORIES };
@@ -291,50 +292,55 @@ static bool run_pairs(state *s, const mh_product *p)
     return true;
 }
 
+/* Does mh_gemm_pairs take this piece? Where it can, it is the faster one but for AMX. */
+static bool for_pairs(const mh_product *p)
+{
+    if (p->panels == NULL && !p->transpose_a)
+        return false;
+    if (mh_isa_now() < MH_ISA_AMX)
+        return true;
+    return p->transpose_a ? p->k < AMX_REDUCTION : p->m < AMX_ROWS;
+}
+
 /* One piece of a bf16 product. */
-static void run_piece(state *s, const mh_product *p, bool few)
+static void run_piece(state *s, const mh_product *p)
 {
     mh_product plain = *p;
     plain.panels = NULL;
-    if (!(few && run_pairs(s, p)) && !(p->panels && run_panels(s, p)) && !run(s, &plain))
+    if (!(for_pairs(p) && run_pairs(s, p)) && !(p->panels && run_panels(s, p)) && !run(s, &plain))
         mh_gemm_portable(p);
 }
 
-/* If fewer rows than these are left, mh_gemm_pairs takes them. A weight gradient of so few waits for C, with
- * AMX as without. */
-static int64_t few_rows(const mh_product *p)
+/* Rows of the next piece. Primitives are made for one shape each and take up to a millisecond to make, but
+ * the rows an expert gets differ in every call. So they are cut into whole pieces and falling powers of two,
+ * a handful of shapes, until mh_gemm_pairs takes what is left. */
+static int64_t piece_rows(const mh_product *rest)
 {
-    if (p->transpose_a)
-        return PAIRS_ROWS;
-    if (p->panels == NULL)
-        return 0;
-    return mh_isa_now() == MH_ISA_AMX ? PAIRS_ROWS_AMX : PAIRS_ROWS;
+    int64_t left = rest->transpose_a ? rest->k : rest->m;
+    if (for_pairs(rest))
+        return rest->transpose_a ? mh_least(left, REDUCTION_PAIRS) : left;
+    int64_t whole = rest->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
+    return left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
 }
 
-/* Primitives are made for one shape each and take up to a millisecond to make, but the rows an expert gets
- * differ in every call. So that dimension is cut into whole pieces and falling powers of two, a handful of
- * shapes, until few rows are left. */
+/* A piece of the rows after the other; in a weight gradient, of those that are summed. */
 static void product_bf16(state *s, const mh_product *p)
 {
-    mh_product part = *p;
-    int64_t total = p->transpose_a ? p->k : p->m, whole = p->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
-    int64_t few = few_rows(p);
-    for (int64_t done = 0, count; done < total; done += count) {
-        int64_t left = total - done;
-        if (left < few)
-            count = left;
-        else
-            count = left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
-        part.a = at(p->a, MH_BF16, done * p->lda);
+    mh_product rest = *p;
+    int64_t *rows = p->transpose_a ? &rest.k : &rest.m;
+    while (*rows > 0) {
+        mh_product piece = rest;
+        int64_t count = piece_rows(&rest);
+        *(p->transpose_a ? &piece.k : &piece.m) = count;
+        run_piece(s, &piece);
+        *rows -= count;
+        rest.a = at(rest.a, MH_BF16, count * p->lda);
         if (p->transpose_a) {
-            part.k = count;
-            part.b = at(p->b, MH_BF16, done * p->ldb);
-            part.add = p->add || done > 0;
+            rest.b = at(rest.b, MH_BF16, count * p->ldb);
+            rest.add = true;
         } else {
-            part.m = count;
-            part.c = (void *)(uintptr_t)at(p->c, p->out, done * p->ldc);
+            rest.c = (void *)(uintptr_t)at(rest.c, p->out, count * p->ldc);
         }
-        run_piece(s, &part, left < few);
     }
 }
 
