@@ -37,6 +37,8 @@ typedef struct {
     void (*run)(const mh_rows *k, float *y[ARRAYS], float (*in)[MOST], int64_t n);
 } kernel_case;
 
+static const float canary = -77.5f; /* a bf16 number as well */
+
 #define CASE(name) static void run_##name(const mh_rows *k, float *y[ARRAYS], float(*in)[MOST], int64_t n)
 
 static float positive(float x)
@@ -83,6 +85,13 @@ CASE(max)
 {
     if (n)
         y[0][0] = k->max(in[0], n);
+}
+CASE(find) /* each element, and one that is not there */
+{
+    for (int64_t i = 0; i < n; i++)
+        y[0][i] = (float)k->find(in[0], in[0][i], n);
+    if (n)
+        y[1][0] = (float)k->find(in[0], canary, n);
 }
 CASE(add)
 {
@@ -193,11 +202,9 @@ static const kernel_case cases[] = {
     ROW(norm_bwd, false, false),    ROW(norm_dw, false, false),     ROW(rotate, false, false),
     ROW(swiglu, false, false),      ROW(swiglu_bwd, false, false),  ROW(gelu, false, false),
     ROW(gelu_bwd, false, false),    ROW(adamw, false, false),       ROW(sum_abs, true, false),
-    ROW(max_abs, true, true),       ROW(quantize, false, true),
+    ROW(max_abs, true, true),       ROW(quantize, false, true),     ROW(find, false, true),
 };
 _Static_assert(COUNT(cases) == sizeof(mh_rows) / sizeof(void (*)(void)), "a kernel without a case");
-
-static const float canary = -77.5f; /* a bf16 number as well */
 
 static void run_case(const kernel_case *c, const mh_rows *k, buffers *b, int64_t n)
 {

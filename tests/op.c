@@ -533,19 +533,27 @@ static void softmax_rows_sum_to_one(void **state)
     assert_true(fabs(value(x, 3 * 33 + 4) - 1) < 1e-6);
 }
 
-/* Falling, ties to the lowest index; with NaN the choices are still distinct experts. */
+/* Falling, ties to the lowest index, NaN last; among few experts and among more than a vector holds, where
+ * most are passed over. */
 static void top_k_order(void **state)
 {
     (void)state;
     float p[3][5] = {{.1f, .4f, .1f, .4f, .2f}, {.2f, .2f, .2f, .2f, .2f}, {NAN, NAN, .5f, NAN, .7f}};
     int32_t choice[9];
     ops->top_k(choice, mh_mat_of(p, 3, 5, MH_F32), NULL, 3);
-    assert_memory_equal(choice, ((int32_t[]){1, 3, 4, 0, 1, 2}), 6 * sizeof(int32_t));
-    for (int i = 6; i < 9; i++) {
-        assert_in_range(choice[i], 0, 4);
-        assert_true(i == 6 || choice[i] != choice[6]);
-    }
-    assert_int_not_equal(choice[7], choice[8]);
+    assert_memory_equal(choice, ((int32_t[]){1, 3, 4, 0, 1, 2, 4, 2, 0}), sizeof choice);
+
+    enum { ALL = 2 * MH_CHUNK + 37 };
+    static float many[ALL], bias[ALL];
+    for (int e = 0; e < ALL; e++)
+        many[e] = (float)((e * 7 + 5) % 31) / 31; /* 30/31 first at e = 8, then every 31 */
+    many[40] = NAN, many[MH_CHUNK - 1] = many[ALL - 1] = 2;
+    ops->top_k(choice, mh_mat_of(many, 1, ALL, MH_F32), NULL, 4);
+    assert_memory_equal(choice, ((int32_t[]){MH_CHUNK - 1, ALL - 1, 8, 39}), 4 * sizeof *choice);
+    bias[MH_CHUNK + 1] = 3;
+    ops->top_k(choice, mh_mat_of(many, 1, ALL, MH_F32), bias, 4);
+    assert_memory_equal(choice, ((int32_t[]){MH_CHUNK + 1, MH_CHUNK - 1, ALL - 1, 8}),
+                        4 * sizeof *choice);
 }
 
 /* The bias changes who is chosen. */

@@ -35,8 +35,9 @@ typedef struct {
     float (*squares)(const float *x, float m, int64_t n); /* sum (x - m)^2 */
     double (*squares_wide)(const float *x, int64_t n);    /* sum x^2, in double */
     float (*dot)(const float *a, const float *b, int64_t n);
-    float (*max)(const float *x, int64_t n);     /* -infinity for n = 0; NaN may be passed over */
-    float (*max_abs)(const float *x, int64_t n); /* 0 for n = 0; NaN where there is any */
+    float (*max)(const float *x, int64_t n);             /* -infinity for n = 0; NaN is passed over */
+    float (*max_abs)(const float *x, int64_t n);         /* 0 for n = 0; NaN where there is any */
+    int64_t (*find)(const float *x, float a, int64_t n); /* the first i with x_i = a, or n */
     /* y = round(a x) / a, with a x cut to [low, high] and halves rounded to even; |low|, |high| < 2^22 */
     void (*quantize)(float *y, const float *x, float a, float low, float high, int64_t n);
     void (*add)(float *y, const float *a, const float *b, int64_t n);

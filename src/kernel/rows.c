@@ -96,19 +96,22 @@ static float dot(const float *a, const float *b, int64_t n)
     return s;
 }
 
-/* The lanes are spelt out: clang does not split a maximum, whose order matters where NaN comes in. */
+enum { LANES = 16 }; /* of what is spelt out for the compiler */
+
+/* The lanes are spelt out: clang does not split a maximum, whose order matters where NaN comes in. The last
+ * whole lanes may see elements for a second time. */
 static float max(const float *x, int64_t n)
 {
-    enum { LANES = 16 };
     float lane[LANES], s = -INFINITY;
     for (int j = 0; j < LANES; j++)
         lane[j] = -INFINITY;
-    int64_t whole = n - n % LANES;
-    for (int64_t i = 0; i < whole; i += LANES)
+    for (int64_t i = 0; n >= LANES && i < n; i += LANES) {
+        const float *piece = x + mh_least(i, n - LANES);
 #pragma omp simd
         for (int j = 0; j < LANES; j++)
-            lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-    for (int64_t i = whole; i < n; i++)
+            lane[j] = piece[j] > lane[j] ? piece[j] : lane[j];
+    }
+    for (int64_t i = 0; n < LANES && i < n; i++)
         s = x[i] > s ? x[i] : s;
     for (int j = 0; j < LANES; j++)
         s = lane[j] > s ? lane[j] : s;
@@ -125,6 +128,23 @@ static float max_abs(const float *x, int64_t n)
         m = a > m ? a : m;
     }
     return from_bits(m);
+}
+
+/* Whole lanes at a time: whether, and only then where. */
+static int64_t find(const float *x, float a, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        int any = 0;
+#pragma omp simd reduction(| : any)
+        for (int j = 0; j < LANES; j++)
+            any |= x[i + j] == a;
+        if (any)
+            break;
+    }
+    while (i < n && x[i] != a)
+        i++;
+    return i;
 }
 
 /* Adding and taking away 1.5 * 2^23 rounds. The comparisons let NaN pass. */
@@ -324,6 +344,7 @@ const mh_rows MH_ROWS = {
     .dot = dot,
     .max = max,
     .max_abs = max_abs,
+    .find = find,
     .quantize = quantize,
     .add = add,
     .multiply = multiply,

@@ -56,7 +56,7 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
     {"experts", "0", "number of experts; 0: none (dense), or the preset's", MH_OPTION_INT, MOE(experts), 0,
      65536, NULL, 0},
     {"top_k", "0", "experts chosen for each sub-token; 0: as many as heads, or the preset's", MH_OPTION_INT,
-     MOE(top_k), 0, 64, NULL, 0},
+     MOE(top_k), 0, MH_TOP_K_MOST, NULL, 0},
     {"ffn_dim", "0", "hidden width of one expert; 0: model.ffn_dim, or the preset's", MH_OPTION_INT,
      MOE(ffn_dim), 0, 1 << 20, NULL, 0},
     {"shared_experts", "0", "experts beside the routed ones that take every token, at full width",

@@ -5,13 +5,26 @@
 
 #include <string.h>
 
+/* Rows at random places: asked for this many ahead, they are there when their turn comes. */
+enum { AHEAD = 4, LINE = 64 };
+
+static inline void fetch(mh_mat x, int64_t row, bool write)
+{
+    const char *p = mh_mat_row(x, row);
+    for (size_t i = 0; i < (size_t)x.cols * mh_type_size(x.type); i += LINE)
+        write ? __builtin_prefetch(p + i, 1) : __builtin_prefetch(p + i, 0);
+}
+
 /* y[i] = x[source[i]] */
 void mh_cpu_dispatch_fwd(mh_mat y, mh_mat x, const mh_plan *plan)
 {
     int64_t kept = plan->begin[plan->experts];
 #pragma omp parallel for schedule(static) if (mh_worth(kept * x.cols))
-    for (int64_t i = 0; i < kept; i++)
+    for (int64_t i = 0; i < kept; i++) {
+        if (i + AHEAD < kept)
+            fetch(x, plan->source[i + AHEAD], false);
         mh_copy_row(y, i, x, plan->source[i]);
+    }
 }
 
 /* out[r] = sum_c gate[r,c] in[slot[r,c]] over kept choices; gate NULL: 1 */
@@ -21,6 +34,10 @@ static void gather(mh_mat out, mh_mat in, const float *gate, const mh_plan *plan
 #pragma omp parallel for schedule(static) if (mh_worth(out.rows * out.cols))
     for (int64_t r = 0; r < out.rows; r++) {
         float sum[MH_CHUNK], buffer[MH_CHUNK];
+        for (int64_t pair = (r + AHEAD) * top_k; pair < (r + AHEAD + 1) * top_k && r + AHEAD < out.rows;
+             pair++)
+            if (plan->slot[pair] >= 0)
+                fetch(in, plan->slot[pair], false);
         for (int64_t j = 0; j < out.cols; j += MH_CHUNK) {
             int64_t n = mh_least(MH_CHUNK, out.cols - j);
             memset(sum, 0, (size_t)n * sizeof *sum);
@@ -54,7 +71,12 @@ void mh_cpu_combine_bwd(mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_p
     for (int64_t r = 0; r < dy.rows; r++)
         for (int64_t pair = r * top_k; pair < (r + 1) * top_k; pair++) {
             float left[MH_CHUNK], right[MH_CHUNK];
-            int64_t slot = plan->slot[pair];
+            int64_t slot = plan->slot[pair],
+                    next = pair + AHEAD < dy.rows * top_k ? plan->slot[pair + AHEAD] : -1;
+            if (next >= 0) {
+                fetch(x, next, false);
+                fetch(dx, next, true);
+            }
             dgate[pair] = 0;
             for (int64_t j = 0; slot >= 0 && j < dy.cols; j += MH_CHUNK) {
                 int64_t n = mh_least(MH_CHUNK, dy.cols - j);

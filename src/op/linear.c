@@ -9,7 +9,7 @@
  * 256 rows, they take 0.6 of the time). With panels oneDNN is fastest on whole rows. Tiles of a weight
  * gradient sum over all rows. */
 enum { TILE_ROWS = 256, TILE_COLS = 1024, FEW_ROWS = 512, FEW_COLS = 256 };
-enum { DW_ROWS = 256, DW_ROWS_STEP = 16, DW_COLS = 1024 };
+enum { DW_ROWS = 256, DW_STEP = 64, DW_COLS = 1024 };
 
 static int64_t ceil_div(int64_t a, int64_t b)
 {
@@ -195,27 +195,29 @@ static void add_rows(float *dbias, mh_mat dy)
         mh_rows_now()->add(dbias, dbias, mh_read(dy, r, 0, dy.cols, buffer), dy.cols);
 }
 
-/* Rows of a tile of [out, ...]: equal shares; where there is one group alone a power of two of them, so that
- * 2, 4, 8 threads finish together. */
-static int64_t dw_rows(int64_t out, int groups)
+/* Equal shares of `size`, at most `most` each; of one group alone a power of two of them, at least `shares`,
+ * so that 2, 4, 8 threads finish together. */
+static int64_t dw_share(int64_t size, int64_t most, int groups, int64_t shares)
 {
-    int64_t tiles = ceil_div(out, DW_ROWS);
-    while (groups == 1 && tiles & (tiles - 1))
+    int64_t tiles = ceil_div(size, most);
+    while (groups == 1 && (tiles & (tiles - 1) || (tiles < shares)))
         tiles++;
-    return mh_multiple(ceil_div(out, tiles), DW_ROWS_STEP);
+    return mh_multiple(ceil_div(size, tiles), DW_STEP);
 }
 
 /* dw += dy^T x and dbias += sum dy, group by group */
 static void linear_dw(float *dw, float *dbias, mh_mat dy, mh_mat x, int64_t out, grouping g)
 {
-    int64_t high = dw_rows(out, g.groups), down = ceil_div(out, high), across = ceil_div(x.cols, DW_COLS);
+    int64_t high = dw_share(out, DW_ROWS, g.groups, 1),
+            wide = dw_share(x.cols, DW_COLS, g.groups, ceil_div(4, ceil_div(out, high)));
+    int64_t down = ceil_div(out, high), across = ceil_div(x.cols, wide);
 #pragma omp parallel for schedule(dynamic) if (mh_worth_product(g.rows * out * x.cols))
     for (int64_t t = 0; t < g.groups * down * across; t++) {
         int group = (int)(t / (down * across));
-        int64_t i = t / across % down * high, j = t % across * DW_COLS;
+        int64_t i = t / across % down * high, j = t % across * wide;
         int64_t first = group_first(g, group), rows = group_rows(g, group), n = mh_least(high, out - i);
         mh_gemm(&(mh_product){.m = n,
-                              .n = mh_least(DW_COLS, x.cols - j),
+                              .n = mh_least(wide, x.cols - j),
                               .k = rows,
                               .a = mh_mat_at(dy, first, i),
                               .lda = dy.ld,

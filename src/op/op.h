@@ -72,6 +72,8 @@ typedef struct {
 
 /* ---- plan.c: the dispatch plan ------------------------------------------------------------------------- */
 
+enum { MH_TOP_K_MOST = 64 }; /* choices of a row */
+
 /* A stable counting sort of (row, choice) pairs by expert. Every use of routing is a loop over these arrays.
  * Dispatched row i, in [begin[e], begin[e+1]) for expert e, is a copy of routed row source[i];
  * pair (r, c) was dispatched to row slot[r*K + c], or dropped when that is -1. */
@@ -226,7 +228,7 @@ typedef struct {
          float scale, mh_mat logits, mh_mat dlogits))                                                       \
     /* without derivatives */                                                                               \
     ONE(pack, void, (mh_linear_weights w, int groups))                                                      \
-    /* falling p + bias (NULL: 0), ties: lowest index */                                                    \
+    /* falling p + bias (NULL: 0), ties: lowest index, NaN last; top_k <= MH_TOP_K_MOST */                  \
     ONE(top_k, void, (int32_t * choice, mh_mat p, const float *bias, int top_k))                            \
     /* changes the second of two choices as the policy says */                                              \
     ONE(second_expert, void, (int32_t * choice, mh_mat p, mh_second how, uint64_t seed, uint64_t stream))   \

@@ -82,35 +82,68 @@ void mh_cpu_temper_bwd(mh_mat dx, float *dt, mh_mat dy, mh_mat y, const float *t
     *dt -= (float)sum;
 }
 
-static inline float biased(const float *p, const float *bias, int64_t e)
+/* The K largest so far, in falling order. */
+typedef struct {
+    int32_t *choice;
+    float value[MH_TOP_K_MOST];
+    int count, most;
+} top;
+
+/* An equal value goes behind, so the lowest index wins ties. */
+static void insert(top *t, float value, int32_t expert)
 {
-    return bias ? p[e] + bias[e] : p[e];
+    int place = t->count < t->most ? t->count++ : t->most - 1;
+    for (; place > 0 && value > t->value[place - 1]; place--) {
+        t->value[place] = t->value[place - 1];
+        t->choice[place] = t->choice[place - 1];
+    }
+    t->value[place] = value;
+    t->choice[place] = expert;
 }
 
-/* Keeps the K largest so far in falling order. An equal value goes behind, so the lowest index wins ties; NaN
- * goes behind everything, so that choices are valid whatever the numbers. */
-static inline void choose(int32_t *choice, const float *p, const float *bias, int64_t experts, int top_k)
+/* Takes the largest of n values, which belong to experts from `first` on, until none is above those taken.
+ * One that was taken becomes NaN, which is passed over. */
+static void take_largest(top *t, float *value, int64_t first, int64_t n)
 {
-    for (int64_t e = 0; e < experts; e++) {
-        int place = (int)mh_least(e, top_k);
-        while (place > 0 && biased(p, bias, e) > biased(p, bias, choice[place - 1])) {
-            if (place < top_k)
-                choice[place] = choice[place - 1];
-            place--;
-        }
-        if (place < top_k)
-            choice[place] = (int32_t)e;
+    const mh_rows *kernel = mh_rows_now();
+    for (int taken = 0; taken < mh_least(t->most, n); taken++) {
+        float most = kernel->max(value, n);
+        int64_t e = kernel->find(value, most, n);
+        if (e == n || (t->count == t->most && !(most > t->value[t->most - 1])))
+            return;
+        insert(t, most, (int32_t)(first + e));
+        value[e] = NAN;
+    }
+}
+
+/* Where all else is NaN: any that were not taken, so that choices are valid whatever the numbers. */
+static void fill_up(top *t)
+{
+    for (int32_t e = 0; t->count < t->most; e++) {
+        int c = 0;
+        while (c < t->count && t->choice[c] != e)
+            c++;
+        if (c == t->count)
+            insert(t, -INFINITY, e);
     }
 }
 
 void mh_cpu_top_k(int32_t *choice, mh_mat p, const float *bias, int top_k)
 {
+    const mh_rows *kernel = mh_rows_now();
 #pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
-    for (int64_t r = 0; r < p.rows; r++)
-        if (bias)
-            choose(choice + r * top_k, mh_mat_row(p, r), bias, p.cols, top_k);
-        else /* the compiler makes a loop without a bias of this */
-            choose(choice + r * top_k, mh_mat_row(p, r), NULL, p.cols, top_k);
+    for (int64_t r = 0; r < p.rows; r++) {
+        top t = {.choice = choice + r * top_k, .most = top_k};
+        for (int64_t e = 0; e < p.cols; e += MH_CHUNK) {
+            float value[MH_CHUNK];
+            int64_t n = mh_least(MH_CHUNK, p.cols - e);
+            kernel->load(value, mh_mat_at(p, r, e), MH_F32, n);
+            if (bias)
+                kernel->add(value, value, bias + e, n);
+            take_largest(&t, value, e, n);
+        }
+        fill_up(&t);
+    }
 }
 
 /* The second expert drawn from the others in proportion to p: the largest of log p + Gumbel noise. */
@@ -162,6 +195,7 @@ static float divisor(const float *p, const int32_t *choice, int top_k, bool reno
 /* g_c = p_c / s */
 void mh_cpu_gates_fwd(float *gate, mh_mat p, const int32_t *choice, int top_k, bool renormalize)
 {
+#pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
     for (int64_t r = 0; r < p.rows; r++) {
         const float *row = mh_mat_row(p, r);
         float s = divisor(row, choice + r * top_k, top_k, renormalize);
@@ -187,58 +221,49 @@ void mh_cpu_gates_bwd(mh_mat dp, const float *dgate, mh_mat p, const int32_t *ch
     }
 }
 
-/* Columns of p that one thread counts and sums at a time. */
-enum { EXPERTS = 16 };
-
-/* How many rows have expert `first` + e as their first choice. */
-static void count_first(int64_t count[EXPERTS], const int32_t *choice, int top_k, int64_t rows, int64_t first)
+/* share[e] = factor times the rows whose first choice is expert `first` + e, for e < n <= MH_CHUNK */
+static void first_shares(float *share, double factor, const int32_t *choice, int top_k, int64_t rows,
+                         int64_t first, int64_t n)
 {
-    for (int e = 0; e < EXPERTS; e++)
-        count[e] = 0;
+    int64_t count[MH_CHUNK] = {0};
     for (int64_t r = 0; r < rows; r++) {
         int64_t e = choice[r * top_k] - first;
-        if (e >= 0 && e < EXPERTS)
+        if (e >= 0 && e < n)
             count[e]++;
     }
+    for (int64_t e = 0; e < n; e++)
+        share[e] = (float)(factor * (double)count[e]);
 }
 
-/* aux = E sum_e f_e P_e = E/S^2 sum_e count_e sum_r p[r,e]. Strips of experts, every PARTS-th to one partial
- * sum, so that the order is that of the experts alone. */
+/* aux = E sum_e f_e P_e = E/S sum_r sum_e f_e p[r,e], in pieces of rows whose number is fixed */
 float mh_cpu_balance_fwd(mh_mat p, const int32_t *choice, int top_k)
 {
     enum { PARTS = 64 };
-    double part[PARTS] = {0};
+    double part[PARTS] = {0}, total = 0, rows = (double)p.rows;
+    int64_t high = (p.rows + PARTS - 1) / PARTS;
+    for (int64_t first = 0; first < p.cols; first += MH_CHUNK) {
+        float share[MH_CHUNK];
+        int64_t n = mh_least(MH_CHUNK, p.cols - first);
+        first_shares(share, 1 / rows, choice, top_k, p.rows, first, n);
 #pragma omp parallel for schedule(static) if (mh_worth(p.rows * p.cols))
-    for (int i = 0; i < PARTS; i++)
-        for (int64_t first = i * EXPERTS; first < p.cols; first += PARTS * EXPERTS) {
-            int64_t count[EXPERTS], n = mh_least(EXPERTS, p.cols - first);
-            double sum[EXPERTS] = {0};
-            count_first(count, choice, top_k, p.rows, first);
-            for (int64_t r = 0; r < p.rows; r++) {
-                const float *row = mh_mat_at(p, r, first);
-                for (int64_t e = 0; e < n; e++)
-                    sum[e] += (double)row[e];
-            }
-            for (int64_t e = 0; e < n; e++)
-                part[i] += (double)count[e] * sum[e];
-        }
-    double total = 0;
+        for (int i = 0; i < PARTS; i++)
+            for (int64_t r = i * high; r < mh_least((i + 1) * high, p.rows); r++)
+                part[i] += (double)mh_rows_now()->dot(mh_mat_at(p, r, first), share, n);
+    }
     for (int i = 0; i < PARTS; i++)
         total += part[i];
-    return (float)(total * (double)p.cols / ((double)p.rows * (double)p.rows));
+    return (float)(total * (double)p.cols / rows);
 }
 
-/* dp[r,e] += weight E/S^2 count_e: no gradient through the counts */
+/* dp[r,e] += weight E/S f_e: no gradient through f */
 void mh_cpu_balance_bwd(mh_mat dp, float weight, const int32_t *choice, int top_k)
 {
-    double factor = (double)weight * (double)dp.cols / ((double)dp.rows * (double)dp.rows);
+    double rows = (double)dp.rows, factor = (double)weight * (double)dp.cols / (rows * rows);
+    for (int64_t first = 0; first < dp.cols; first += MH_CHUNK) {
+        float share[MH_CHUNK];
+        int64_t n = mh_least(MH_CHUNK, dp.cols - first);
+        first_shares(share, factor, choice, top_k, dp.rows, first, n);
 #pragma omp parallel for schedule(static) if (mh_worth(dp.rows * dp.cols))
-    for (int64_t first = 0; first < dp.cols; first += EXPERTS) {
-        int64_t count[EXPERTS], n = mh_least(EXPERTS, dp.cols - first);
-        float share[EXPERTS];
-        count_first(count, choice, top_k, dp.rows, first);
-        for (int64_t e = 0; e < n; e++)
-            share[e] = (float)(factor * (double)count[e]);
         for (int64_t r = 0; r < dp.rows; r++) {
             float *row = mh_mat_at(dp, r, first);
             mh_rows_now()->add(row, row, share, n);
