@@ -552,8 +552,7 @@ static void top_k_order(void **state)
     assert_memory_equal(choice, ((int32_t[]){MH_CHUNK - 1, ALL - 1, 8, 39}), 4 * sizeof *choice);
     bias[MH_CHUNK + 1] = 3;
     ops->top_k(choice, mh_mat_of(many, 1, ALL, MH_F32), bias, 4);
-    assert_memory_equal(choice, ((int32_t[]){MH_CHUNK + 1, MH_CHUNK - 1, ALL - 1, 8}),
-                        4 * sizeof *choice);
+    assert_memory_equal(choice, ((int32_t[]){MH_CHUNK + 1, MH_CHUNK - 1, ALL - 1, 8}), 4 * sizeof *choice);
 }
 
 /* The bias changes who is chosen. */

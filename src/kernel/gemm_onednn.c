@@ -15,7 +15,7 @@ enum {
     PROBES = 8,             /* places where one may stand */
     ROWS_PIECE = 256,       /* most rows of a product at once */
     REDUCTION_PIECE = 1024, /* most rows summed at once in a weight gradient */
-    REDUCTION_PAIRS = 512,  /* and by mh_gemm_pairs: its factors fit the second cache */
+    PAIRS_REDUCTION = 512,  /* fewer are summed by mh_gemm_pairs at once: its factors fit the second cache */
     AMX_ROWS = 16,          /* AMX has tiles of so many rows: fewer are left to mh_gemm_pairs */
     AMX_REDUCTION = 64      /* a weight gradient of fewer waits for C, with AMX as without */
 };
@@ -292,14 +292,15 @@ static bool run_pairs(state *s, const mh_product *p)
     return true;
 }
 
-/* Does mh_gemm_pairs take this piece? Where it can, it is the faster one but for AMX. */
+/* Does mh_gemm_pairs take these rows? Where it can it is the faster one, but for AMX and for the longest
+ * sums.
+ */
 static bool for_pairs(const mh_product *p)
 {
-    if (p->panels == NULL && !p->transpose_a)
-        return false;
-    if (mh_isa_now() < MH_ISA_AMX)
-        return true;
-    return p->transpose_a ? p->k < AMX_REDUCTION : p->m < AMX_ROWS;
+    bool amx = mh_isa_now() == MH_ISA_AMX;
+    if (p->transpose_a)
+        return p->k < (amx ? AMX_REDUCTION : PAIRS_REDUCTION);
+    return p->panels && (!amx || p->m < AMX_ROWS);
 }
 
 /* One piece of a bf16 product. */
@@ -318,7 +319,7 @@ static int64_t piece_rows(const mh_product *rest)
 {
     int64_t left = rest->transpose_a ? rest->k : rest->m;
     if (for_pairs(rest))
-        return rest->transpose_a ? mh_least(left, REDUCTION_PAIRS) : left;
+        return left;
     int64_t whole = rest->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
     return left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
 }

@@ -6,10 +6,12 @@
 
 /* Tiles of an output [rows, width]: large enough that a product runs at full speed (at 4096 rows, 256 columns
  * take 8 % longer than 1024); narrower where there are few rows in all, so that every thread gets some (at
- * 256 rows, they take 0.6 of the time). With panels oneDNN is fastest on whole rows. Tiles of a weight
- * gradient sum over all rows. */
+ * 256 rows, they take 0.6 of the time). With panels whole rows are fastest. */
 enum { TILE_ROWS = 256, TILE_COLS = 1024, FEW_ROWS = 512, FEW_COLS = 256 };
-enum { DW_ROWS = 256, DW_STEP = 64, DW_COLS = 1024 };
+
+/* Tiles of a weight gradient sum over all rows. Those of a single matrix are DW_TILES or more: at 512 x 512
+ * and 4096 rows, two would take 0.93 of the time of four on two threads, and keep any others waiting. */
+enum { DW_ROWS = 512, DW_COLS = 1024, DW_STEP = 16, DW_TILES = 4 };
 
 static int64_t ceil_div(int64_t a, int64_t b)
 {
@@ -195,22 +197,22 @@ static void add_rows(float *dbias, mh_mat dy)
         mh_rows_now()->add(dbias, dbias, mh_read(dy, r, 0, dy.cols, buffer), dy.cols);
 }
 
-/* Equal shares of `size`, at most `most` each; of one group alone a power of two of them, at least `shares`,
- * so that 2, 4, 8 threads finish together. */
-static int64_t dw_share(int64_t size, int64_t most, int groups, int64_t shares)
+/* Equal shares of `size` that are not above `most`: a power of two of them, at least `shares`, so that 2, 4,
+ * 8 threads finish together. */
+static int64_t dw_share(int64_t size, int64_t most, int64_t shares)
 {
-    int64_t tiles = ceil_div(size, most);
-    while (groups == 1 && (tiles & (tiles - 1) || (tiles < shares)))
-        tiles++;
-    return mh_multiple(ceil_div(size, tiles), DW_STEP);
+    int64_t tiles = 1;
+    while (tiles * most < size || tiles < shares)
+        tiles *= 2;
+    return mh_multiple(ceil_div(size, tiles), DW_STEP) + (size == 0);
 }
 
 /* dw += dy^T x and dbias += sum dy, group by group */
 static void linear_dw(float *dw, float *dbias, mh_mat dy, mh_mat x, int64_t out, grouping g)
 {
-    int64_t high = dw_share(out, DW_ROWS, g.groups, 1),
-            wide = dw_share(x.cols, DW_COLS, g.groups, ceil_div(4, ceil_div(out, high)));
-    int64_t down = ceil_div(out, high), across = ceil_div(x.cols, wide);
+    int64_t high = dw_share(out, DW_ROWS, g.groups == 1 ? DW_TILES : 1), down = ceil_div(out, high);
+    int64_t wide = dw_share(x.cols, DW_COLS, 1);
+    int64_t across = ceil_div(x.cols, wide);
 #pragma omp parallel for schedule(dynamic) if (mh_worth_product(g.rows * out * x.cols))
     for (int64_t t = 0; t < g.groups * down * across; t++) {
         int group = (int)(t / (down * across));
