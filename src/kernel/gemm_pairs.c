@@ -30,7 +30,8 @@ typedef struct {
     bool add;
 } columns;
 
-/* What is INLINE is compiled once for f32 and once for bf16 C, and for ROWS rows and one. */
+/* What is INLINE is compiled once for f32 and once for bf16 C, for ROWS rows and one, and for the vectors of
+ * a panel and half of them, which are enough for the last columns of some matrices. */
 
 INLINE char *vector_at(const columns *c, int i, int v, bool f32)
 {
@@ -73,35 +74,41 @@ INLINE __m512bh b_at(const uint16_t *b, int64_t l, int v)
 }
 
 /* All vectors v of all rows i; unrolled, for a loop would keep sums in memory. */
-#    define EACH(i, v, rows)                                   \
+#    define EACH(i, v, rows, vectors)                          \
         _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++) \
-            _Pragma("GCC unroll 4") for (int v = 0; v < VECTORS; v++)
+            _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++)
 
 /* `whole` pairs of each row, and half a pair after them. */
-INLINE void block(const columns *c, pairs a, const uint16_t *b, int64_t whole, bool half, int rows, bool f32)
+INLINE void block(const columns *c, pairs a, const uint16_t *b, int64_t whole, bool half, int rows,
+                  int vectors, bool f32)
 {
     __m512 sum[ROWS][VECTORS];
-    EACH(i, v, rows)
+    EACH(i, v, rows, vectors)
         sum[i][v] = c->add ? load(c, i, v, f32) : _mm512_setzero_ps();
     if (rows == ROWS) /* what the next block reads: C is too large for the nearest cache */
-        EACH(i, v, rows)
+        EACH(i, v, rows, vectors)
             __builtin_prefetch(vector_at(c, ROWS + i, v, f32), 1);
     for (int64_t l = 0; l < whole; l++)
-        EACH(i, v, rows)
+        EACH(i, v, rows, vectors)
             sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, l, false), b_at(b, l, v));
     if (half)
-        EACH(i, v, rows)
+        EACH(i, v, rows, vectors)
             sum[i][v] = _mm512_dpbf16_ps(sum[i][v], pair_at(a, i, whole, true), b_at(b, whole, v));
-    EACH(i, v, rows)
+    EACH(i, v, rows, vectors)
         store(c, i, v, f32, sum[i][v]);
 }
 
-INLINE void blocks(columns c, pairs a, const uint16_t *b, int64_t m, int64_t k, bool f32)
+INLINE void blocks(columns c, pairs a, const uint16_t *b, int64_t m, int64_t k, int vectors, bool f32)
 {
     for (; m >= ROWS; m -= ROWS, c.p += ROWS * c.stride, a.p += ROWS * a.down)
-        block(&c, a, b, k / 2, k % 2, ROWS, f32);
+        block(&c, a, b, k / 2, k % 2, ROWS, vectors, f32);
     for (; m > 0; m--, c.p += c.stride, a.p += a.down)
-        block(&c, a, b, k / 2, k % 2, 1, f32);
+        block(&c, a, b, k / 2, k % 2, 1, vectors, f32);
+}
+
+static inline bool half_panel(const columns *c)
+{
+    return c->mask >> MH_PANEL / 2 == 0;
 }
 
 /* C = A B or C += A B for the columns of one panel. */
@@ -109,9 +116,11 @@ TARGET static void of_panel(columns c, const mh_product *p, const uint16_t *b)
 {
     pairs a = {p->a, p->lda, 2};
     if (p->out == MH_F32)
-        blocks(c, a, b, p->m, p->k, true);
+        half_panel(&c) ? blocks(c, a, b, p->m, p->k, VECTORS / 2, true)
+                       : blocks(c, a, b, p->m, p->k, VECTORS, true);
     else
-        blocks(c, a, b, p->m, p->k, false);
+        half_panel(&c) ? blocks(c, a, b, p->m, p->k, VECTORS / 2, false)
+                       : blocks(c, a, b, p->m, p->k, VECTORS, false);
 }
 
 /* From row i and column j on; elements of C have `size` bytes. */
@@ -137,7 +146,11 @@ INLINE void gradient_rows(const mh_product *p, const uint16_t *a, const uint16_t
     int64_t panel = mh_panels_elements(p->k, MH_PANEL);
     for (int64_t j = 0; j < p->n; j += MH_PANEL, b += panel) {
         columns c = columns_at(p, i, j, sizeof(float));
-        block(&c, (pairs){a, 2, 2 * MH_PANEL}, b, (p->k + 1) / 2, false, rows, true);
+        pairs from = {a, 2, 2 * MH_PANEL};
+        if (half_panel(&c))
+            block(&c, from, b, (p->k + 1) / 2, false, rows, VECTORS / 2, true);
+        else
+            block(&c, from, b, (p->k + 1) / 2, false, rows, VECTORS, true);
     }
 }
 
