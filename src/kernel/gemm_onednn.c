@@ -169,7 +169,7 @@ static void start(void)
     if (tss_create(&states, state_free) != thrd_success ||
         dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
         engine = NULL;
-    panels_pay = engine != NULL && takes_panels();
+    panels_pay = engine != NULL && (mh_isa_now() < MH_ISA_AMX || takes_panels());
 }
 
 /* This thread's state, or NULL where there is no memory for it. */

@@ -1,6 +1,6 @@
 /* gemm by AVX512-BF16's dot products of pairs, for any number of rows. oneDNN 2.6 wants a primitive for each
  * shape, so rows are cut into powers of two for it, and in a weight gradient each of those reads and writes
- * all of C: where rows are few, that is most of the time. */
+ * all of C. */
 #include "kernel/kernel.h"
 
 #ifdef __x86_64__
