@@ -57,6 +57,15 @@ static void settings(void **state)
           mh_recipe_take_vocab(&recipe, MH_VOCAB_LIMIT + 1, 2));
     OK(mh_recipe_take_vocab(&recipe, MH_VOCAB_LIMIT, 2));
 
+    /* choices of a sub-token that nobody asked for: as many as heads */
+    static const char *const heads[] = {"model.vocab=400", "model.dim=1024", "model.attention_heads=8",
+                                        "moe.experts=256", "moe.heads=128",  "moe.top_k=64"};
+    OK(mh_recipe_read(&recipe, NULL, heads, 6));
+    OK(mh_recipe_resolve(&recipe, NULL));
+    OK(mh_recipe_read(&recipe, NULL, heads, 5));
+    FAILS(MH_EVALUE, "moe.top_k is as many as moe.heads, 128, and at most 64",
+          mh_recipe_resolve(&recipe, NULL));
+
     static const char *const rows[] = {"model.vocab=400", "model.context=1024", "moe.experts=8",
                                        "moe.heads=2", "train.batch=524287"}; /* 1024 2 2 (2^19 - 1) */
     OK(mh_recipe_read(&recipe, NULL, rows, 5));

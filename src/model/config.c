@@ -178,6 +178,11 @@ static mh_status check_moe(const mh_config *c)
         return mh_fail(MH_EVALUE,
                        "moe.top_k %lld is over moe.experts %lld; choose at most as many as there are",
                        (long long)m->top_k, (long long)m->experts);
+    if (m->top_k > MH_TOP_K_MOST)
+        return mh_fail(MH_EVALUE,
+                       "moe.top_k is as many as moe.heads, %lld, and at most %d experts are chosen for a "
+                       "sub-token; set moe.top_k",
+                       (long long)m->top_k, MH_TOP_K_MOST);
     if (m->every > c->layers)
         return mh_fail(MH_EVALUE,
                        "moe.every %lld makes none of the %lld layers an MoE layer; use at most model.layers",
