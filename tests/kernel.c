@@ -250,6 +250,30 @@ static void rows_agree(void **state)
         }
 }
 
+/* The first of two largest, wherever they stand; what stands behind the row does not count, nor does NaN. */
+static void largest_is_found(void **state)
+{
+    (void)state;
+    const mh_rows *k = mh_rows_now();
+    float x[66];
+    for (int n = 1; n < COUNT(x); n++) {
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j < COUNT(x); j++)
+                x[j] = j < n ? 1 : 9;
+            x[i] = x[n - 1] = 2;
+            assert_true(k->max(x, n) == 2);
+            assert_int_equal(k->find(x, 2, n), i);
+            assert_int_equal(k->find(x, 9, n), n);
+            x[i] = NAN; /* 2 still stands at the end, but for the last i */
+            assert_true(k->max(x, n) == (i < n - 1 ? 2 : n > 1 ? 1 : -INFINITY));
+        }
+        for (int j = 0; j < n; j++)
+            x[j] = NAN;
+        assert_true(k->max(x, n) == -INFINITY);
+        assert_int_equal(k->find(x, NAN, n), n);
+    }
+}
+
 /* bf16 is the upper half of an f32; halfway cases go to the even neighbour, overflow to infinity, and NaN
  * stays NaN. */
 static void bf16_rounds_to_nearest_even(void **state)
@@ -357,9 +381,22 @@ static double product_at(const mh_product *p, const float *before, int64_t i, in
     return sum;
 }
 
+static void by_choice(const mh_product *p)
+{
+    mh_gemm(p);
+}
+
+#ifdef MHMOE_ONEDNN
+static void as_on_amx(const mh_product *p)
+{
+    mh_gemm_onednn(p, MH_ISA_AMX);
+}
+#endif
+
 /* One product against sums in double. Numbers are about 1, so sums are about sqrt(k): f32 is off by a few
  * roundings of 2^-24 a term; a bf16 result by half of 2^-8 of itself. */
-static void check_product(mh_product p, bool packed, int pad_a, int pad_c)
+static void check_product(void (*multiply)(const mh_product *), mh_product p, bool packed, int pad_a,
+                          int pad_c)
 {
     static float a[SPACE], b[SPACE], c[SPACE], before[SPACE];
     static _Alignas(MH_ALIGN) char laid_out[2 * SPACE];
@@ -385,7 +422,7 @@ static void check_product(mh_product p, bool packed, int pad_a, int pad_c)
         stored(out, c, i, !inside ? canary : p.add ? random_value(i, 102) : NAN);
         before[i] = fetch(out, c, i);
     }
-    mh_gemm(&p);
+    multiply(&p);
     for (int64_t i = 0; i < (m + 1) * p.ldc; i++) {
         int64_t row = i / p.ldc, col = i % p.ldc;
         double got = (double)fetch(out, c, i);
@@ -400,14 +437,14 @@ static void check_product(mh_product p, bool packed, int pad_a, int pad_c)
 }
 
 /* The three forms that operations use, with gaps between rows and, as oneDNN takes panels, without. Sums of a
- * weight gradient go in pieces, as do the rows of the others: sizes beyond a piece, with all kinds of rest.
- */
-static void products(void **state)
+ * weight gradient go in pieces, as do oneDNN's rows: sizes beyond a piece, with all kinds of rest. Of the
+ * last panel there are a few columns, half, more than half, or all but one. */
+static void check_products(void (*multiply)(const mh_product *))
 {
-    (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 1},     {1, 17, 33},  {3, 8, 0},     {2, 3, 5},
-                                        {7, 64, 31},   {16, 16, 16}, {33, 65, 17},  {63, 10, 64},
-                                        {65, 70, 257}, {300, 9, 40}, {5, 130, 600}, {511, 3, 2}};
+    static const int64_t shapes[][3] = {{1, 1, 1},     {1, 17, 33},  {3, 8, 0},     {2, 3, 5},   {7, 64, 31},
+                                        {16, 16, 16},  {33, 65, 17}, {63, 10, 64},  {9, 32, 7},  {9, 33, 35},
+                                        {65, 70, 257}, {300, 9, 40}, {5, 130, 600}, {511, 3, 2}, {5, 48, 64},
+                                        {6, 127, 33},  {512, 4, 3},  {513, 2, 9}};
     static const mh_type types[][2] = {{MH_F32, MH_F32}, {MH_BF16, MH_BF16}, {MH_BF16, MH_F32}};
     bool panels = mh_panels_bytes(1, 1) > 0;
     if (!panels)
@@ -419,21 +456,31 @@ static void products(void **state)
                 mh_product p = {d[0], d[1], d[2], .add = add, .in = types[t][0], .out = types[t][1]};
                 for (int transpose = 0; transpose < 2; transpose++) {
                     p.transpose_b = transpose;
-                    check_product(p, false, PAD, PAD);
+                    check_product(multiply, p, false, PAD, PAD);
                     for (int pads = 0; pads < 4 && panels && p.in == MH_BF16; pads++)
-                        check_product(p, true, pads & 1 ? PAD : 0, pads & 2 ? PAD : 0);
+                        check_product(multiply, p, true, pads & 1 ? PAD : 0, pads & 2 ? PAD : 0);
                 }
                 if (p.out == MH_F32) {
                     p.transpose_a = true, p.transpose_b = false;
-                    check_product(p, false, PAD, PAD);
+                    check_product(multiply, p, false, PAD, PAD);
                     p.m = d[1], p.n = d[2], p.k = d[0];
-                    check_product(p, false, PAD, PAD);
+                    check_product(multiply, p, false, PAD, PAD);
                 }
             }
     mh_product p = {4, 6, 1024 + 511, .transpose_a = true, .in = MH_BF16, .out = MH_F32};
-    check_product(p, false, PAD, PAD);
+    check_product(multiply, p, false, PAD, PAD);
     p.add = true;
-    check_product(p, false, PAD, PAD);
+    check_product(multiply, p, false, PAD, PAD);
+}
+
+static void products(void **state)
+{
+    (void)state;
+    check_products(by_choice);
+#ifdef MHMOE_ONEDNN
+    if (mh_isa_now() == MH_ISA_AVX512_BF16)
+        check_products(as_on_amx);
+#endif
 }
 
 /* Outside of parallel regions too a product is one thread's, with one order of sums. */
@@ -484,6 +531,7 @@ static int run_all(mh_isa isa)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_choice),
         cmocka_unit_test(rows_agree),
+        cmocka_unit_test(largest_is_found),
         cmocka_unit_test(bf16_rounds_to_nearest_even),
         cmocka_unit_test(functions_agree_with_libm),
         cmocka_unit_test(extremes),

@@ -344,6 +344,36 @@ static void groups_are_separate_linears(void **state)
     }
 }
 
+/* Weight gradients of one, several and many tiles, of one matrix and of two groups, against plain sums in
+ * double: bf16 products are exact, so all are off by a few roundings of f32. */
+static void weight_gradients_by_tiles(void **state)
+{
+    (void)state;
+    enum { ROWS = 7, IN = 1040 };
+    static const int64_t outs[] = {1, 15, 144, 513, 1365}, begin[] = {0, 5, ROWS};
+    for (mh_type type = MH_F32; type <= MH_BF16; type++)
+        for (size_t o = 0; o < sizeof outs / sizeof *outs; o++)
+            for (int groups = 1; groups <= 2; groups++) {
+                job j = bench(type);
+                int64_t out = outs[o];
+                mh_mat x = numbers(&j, ROWS, IN, type), dy = numbers(&j, ROWS, out, type);
+                mh_mat w = filled(&j, groups * out, IN, type, 0),
+                       dw = filled(&j, groups * out, IN, MH_F32, BASE);
+                mh_mat dbias = filled(&j, groups, out, MH_F32, BASE);
+                ops->linear_bwd((mh_mat){0}, false, dw.p, dbias.p, dy, x, (mh_linear_weights){.w = w},
+                                groups > 1 ? begin : NULL, groups);
+                for (int64_t i = 0; i < groups * out; i++)
+                    for (int64_t c = 0; c <= IN; c += 13) { /* the last one stands for the bias */
+                        double want = (double)BASE;
+                        for (int64_t r = groups > 1 ? begin[i / out] : 0;
+                             r < (groups > 1 ? begin[i / out + 1] : ROWS); r++)
+                            want += value(dy, r * out + i % out) * (c < IN ? value(x, r * IN + c) : 1);
+                        double got = c < IN ? value(dw, i * IN + c) : value(dbias, i);
+                        assert_true(fabs(got - want) < 1e-5);
+                    }
+            }
+}
+
 static mh_expert_rows part_of(mh_expert_rows r, int64_t first, int64_t n)
 {
     return (mh_expert_rows){mh_mat_rows(r.in, first, n), mh_mat_rows(r.gate, first, n),
@@ -543,6 +573,15 @@ static void top_k_order(void **state)
     ops->top_k(choice, mh_mat_of(p, 3, 5, MH_F32), NULL, 3);
     assert_memory_equal(choice, ((int32_t[]){1, 3, 4, 0, 1, 2, 4, 2, 0}), sizeof choice);
 
+    /* NaN behind -infinity, and nothing but NaN */
+    float odd[4] = {-INFINITY, NAN, -INFINITY, 1}, none[40];
+    ops->top_k(choice, mh_mat_of(odd, 1, 4, MH_F32), NULL, 4);
+    assert_memory_equal(choice, ((int32_t[]){3, 0, 2, 1}), 4 * sizeof *choice);
+    for (int e = 0; e < 40; e++)
+        none[e] = NAN;
+    ops->top_k(choice, mh_mat_of(none, 1, 40, MH_F32), NULL, 3);
+    assert_memory_equal(choice, ((int32_t[]){0, 1, 2}), 3 * sizeof *choice);
+
     enum { ALL = 2 * MH_CHUNK + 37 };
     static float many[ALL], bias[ALL];
     for (int e = 0; e < ALL; e++)
@@ -643,6 +682,25 @@ static void balance_values(void **state)
     for (int r = 0; r < E; r++)
         p[r][0] = 1;
     assert_true(fabsf(ops->balance_fwd(mh_mat_of(p, E, E, MH_F32), one, 1) - E) < 1e-5f);
+}
+
+/* More experts than stand in one piece, first choices on both sides of its end, against the formula. */
+static void balance_of_many_experts(void **state)
+{
+    (void)state;
+    enum { E = MH_CHUNK + 40, ROWS = 8 };
+    static const int32_t choice[ROWS] = {3, MH_CHUNK, 3, MH_CHUNK + 39, MH_CHUNK - 1, MH_CHUNK + 39, 0, 3};
+    job j = bench(MH_F32);
+    mh_mat p = numbers(&j, ROWS, E, MH_F32), dp = filled(&j, ROWS, E, MH_F32, 1);
+    double aux = 0, share[E] = {0};
+    for (int r = 0; r < ROWS; r++)
+        share[choice[r]] += 1.0 / ROWS;
+    for (int i = 0; i < ROWS * E; i++)
+        aux += E * share[i % E] * value(p, i) / ROWS;
+    assert_true(fabs((double)ops->balance_fwd(p, choice, 1) - aux) < 1e-5 * fabs(aux));
+    ops->balance_bwd(dp, 0.5f, choice, 1);
+    for (int i = 0; i < ROWS * E; i++)
+        assert_true(fabs(value(dp, i) - (1 + 0.5 * E * share[i % E] / ROWS)) < 1e-5);
 }
 
 /* In bf16 what stands in 0, 1, -128 and 127 steps must come out as it was. Halves go to the even side, and
@@ -821,6 +879,7 @@ int main(void)
         cmocka_unit_test(dispatch_and_combine_undo_each_other),
         cmocka_unit_test(dropped_rows_are_zero),
         cmocka_unit_test(groups_are_separate_linears),
+        cmocka_unit_test(weight_gradients_by_tiles),
         cmocka_unit_test(experts_by_blocks),
         cmocka_unit_test(attention_by_definition),
         cmocka_unit_test(first_key_separates),
@@ -833,6 +892,7 @@ int main(void)
         cmocka_unit_test(jitter_range),
         cmocka_unit_test(gates_renormalised),
         cmocka_unit_test(balance_values),
+        cmocka_unit_test(balance_of_many_experts),
         cmocka_unit_test(quantized_rows),
         cmocka_unit_test(ternary_matrices),
         cmocka_unit_test(adamw_by_definition),

@@ -766,6 +766,9 @@ static const subject adamw = {"adamw", 1, true, make_adamw, fwd_adamw, NULL};
 #define SUBJECT_PAIR(name, forward, backward) &name,
 #define SUBJECT_ONE(name, result, arguments)  &name,
 static const subject *const subjects[] = {MH_OPS(SUBJECT_PAIR, SUBJECT_ONE)};
+/* operations bear these names */
+#undef z_loss_bwd
+#undef balance_bwd
 enum { SUBJECTS = sizeof subjects / sizeof *subjects };
 
 #endif

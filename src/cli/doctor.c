@@ -16,7 +16,9 @@ static json_t *facts(void)
     for (int isa = 0; isa <= (int)mh_isa_best(); isa++)
         mh_json_append(sets, json_string(mh_isa_name((mh_isa)isa)));
 #ifdef MHMOE_ONEDNN
-    const char *products = mh_isa_now() == MH_ISA_PORTABLE ? "portable" : "oneDNN";
+    const char *products = mh_isa_now() == MH_ISA_PORTABLE     ? "portable"
+                           : mh_isa_now() < MH_ISA_AVX512_BF16 ? "oneDNN"
+                                                               : "oneDNN, gemm_pairs";
 #else
     const char *products = "portable";
 #endif
@@ -117,9 +119,14 @@ static double check_product_bf16(void)
 {
     return check_product((mh_product){70, 80, 200, .transpose_b = true, .in = MH_BF16, .out = MH_F32});
 }
+static double check_product_plain(void)
+{
+    return check_product((mh_product){70, 80, 200, .in = MH_BF16, .out = MH_F32});
+}
+/* Of more rows than one kernel sums. */
 static double check_weight_gradient(void)
 {
-    return check_product((mh_product){80, 200, 75, .transpose_a = true, .in = MH_BF16, .out = MH_F32});
+    return check_product((mh_product){20, 25, 600, .transpose_a = true, .in = MH_BF16, .out = MH_F32});
 }
 
 static double loss_of(mh_pass *pass, const mh_model *model, const mh_call *call, const int32_t *target,
@@ -202,6 +209,7 @@ static const struct {
     {"row kernels against the portable ones", check_rows, 1e-5},
     {"f32 products against the portable ones", check_product_f32, 1e-5},
     {"bf16 products against the portable ones", check_product_bf16, 1e-5},
+    {"bf16 products without panels against the portable ones", check_product_plain, 1e-5},
     {"bf16 weight gradients against the portable ones", check_weight_gradient, 1e-5},
     {"gradient of a small model", check_gradient, 5e-3},
 };

@@ -1,5 +1,6 @@
-/* gemm by oneDNN 2.6: f32 through dnnl_sgemm; bf16 through matmul primitives where the processor multiplies
- * bf16 (elsewhere it is widened to f32 first). What oneDNN cannot do falls back to the portable product. */
+/* gemm by oneDNN 2.6: f32 through dnnl_sgemm; bf16 through mh_gemm_pairs or matmul primitives, whichever is
+ * faster, where the processor multiplies bf16 (elsewhere it is widened to f32 first). What neither can do
+ * falls back to the portable product. */
 #ifdef MHMOE_ONEDNN
 
 #    include "kernel/kernel.h"
@@ -13,9 +14,9 @@
 enum {
     CACHE = 2048,           /* primitives a thread keeps */
     PROBES = 8,             /* places where one may stand */
-    ROWS_PIECE = 256,       /* most rows of a product at once */
-    REDUCTION_PIECE = 1024, /* most rows summed at once in a weight gradient */
-    PAIRS_REDUCTION = 512,  /* fewer are summed by mh_gemm_pairs at once: its factors fit the second cache */
+    ROWS_PIECE = 256,       /* most rows of a primitive */
+    REDUCTION_PIECE = 1024, /* most rows that it sums in a weight gradient */
+    PAIRS_REDUCTION = 512,  /* fewer are summed by mh_gemm_pairs: the factor that it reads again stays near */
     AMX_ROWS = 16,          /* AMX has tiles of so many rows: fewer are left to mh_gemm_pairs */
     AMX_REDUCTION = 64      /* a weight gradient of fewer waits for C, with AMX as without */
 };
@@ -169,6 +170,7 @@ static void start(void)
     if (tss_create(&states, state_free) != thrd_success ||
         dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
         engine = NULL;
+    /* without AMX mh_gemm_pairs takes them */
     panels_pay = engine != NULL && (mh_isa_now() < MH_ISA_AMX || takes_panels());
 }
 
@@ -282,58 +284,49 @@ static bool run_panels(state *s, const mh_product *p)
     return ok;
 }
 
-static bool run_pairs(state *s, const mh_product *p)
+static void run_pairs(state *s, const mh_product *p)
 {
     size_t work = mh_gemm_pairs_bytes(p);
     void *memory = work ? buffer_of(&s->tile, work) : NULL;
     if (work && memory == NULL)
-        return false;
-    mh_gemm_pairs(p, memory);
-    return true;
+        mh_gemm_portable(p);
+    else
+        mh_gemm_pairs(p, memory);
 }
 
-/* Does mh_gemm_pairs take these rows? Where it can it is the faster one, but for AMX and for the longest
- * sums.
- */
-static bool for_pairs(const mh_product *p)
+static void run_primitives(state *s, const mh_product *p)
 {
-    bool amx = mh_isa_now() == MH_ISA_AMX;
+    mh_product plain = *p;
+    plain.panels = NULL;
+    if (!(p->panels && run_panels(s, p)) && !run(s, &plain))
+        mh_gemm_portable(p);
+}
+
+/* Does mh_gemm_pairs take these rows? It is the faster one where it can, but for the longest weight
+ * gradients; AMX is several times as fast. */
+static bool for_pairs(const mh_product *p, mh_isa isa)
+{
+    bool amx = isa == MH_ISA_AMX;
     if (p->transpose_a)
         return p->k < (amx ? AMX_REDUCTION : PAIRS_REDUCTION);
     return p->panels && (!amx || p->m < AMX_ROWS);
 }
 
-/* One piece of a bf16 product. */
-static void run_piece(state *s, const mh_product *p)
-{
-    mh_product plain = *p;
-    plain.panels = NULL;
-    if (!(for_pairs(p) && run_pairs(s, p)) && !(p->panels && run_panels(s, p)) && !run(s, &plain))
-        mh_gemm_portable(p);
-}
-
-/* Rows of the next piece. Primitives are made for one shape each and take up to a millisecond to make, but
- * the rows an expert gets differ in every call. So they are cut into whole pieces and falling powers of two,
- * a handful of shapes, until mh_gemm_pairs takes what is left. */
-static int64_t piece_rows(const mh_product *rest)
-{
-    int64_t left = rest->transpose_a ? rest->k : rest->m;
-    if (for_pairs(rest))
-        return left;
-    int64_t whole = rest->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
-    return left >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)left));
-}
-
-/* A piece of the rows after the other; in a weight gradient, of those that are summed. */
-static void product_bf16(state *s, const mh_product *p)
+/* A piece of the rows after the other; in a weight gradient, of those that are summed. Primitives are made
+ * for one shape each and take up to a millisecond to make, but the rows an expert gets differ in every call.
+ * So for them rows are cut into whole pieces and falling powers of two, a handful of shapes. */
+static void product_bf16(state *s, const mh_product *p, mh_isa isa)
 {
     mh_product rest = *p;
-    int64_t *rows = p->transpose_a ? &rest.k : &rest.m;
+    int64_t *rows = p->transpose_a ? &rest.k : &rest.m, whole = p->transpose_a ? REDUCTION_PIECE : ROWS_PIECE;
     while (*rows > 0) {
         mh_product piece = rest;
-        int64_t count = piece_rows(&rest);
+        int64_t count = *rows;
+        bool pairs = for_pairs(&rest, isa);
+        if (!pairs)
+            count = count >= whole ? whole : (int64_t)1 << (63 - __builtin_clzll((uint64_t)count));
         *(p->transpose_a ? &piece.k : &piece.m) = count;
-        run_piece(s, &piece);
+        (pairs ? run_pairs : run_primitives)(s, &piece);
         *rows -= count;
         rest.a = at(rest.a, MH_BF16, count * p->lda);
         if (p->transpose_a) {
@@ -389,27 +382,27 @@ static bool product_widened(state *s, const mh_product *p)
     return ok;
 }
 
-static bool product(const mh_product *p)
+static bool product(const mh_product *p, mh_isa isa)
 {
     state *s = state_now();
     if (s == NULL || p->k == 0)
         return false;
     if (p->in == MH_F32)
         return product_f32(p);
-    if (mh_isa_now() < MH_ISA_AVX512_BF16)
+    if (isa < MH_ISA_AVX512_BF16)
         return product_widened(s, p);
-    product_bf16(s, p);
+    product_bf16(s, p, isa);
     return true;
 }
 
 /* oneDNN plans and runs with the threads it may use, and its sums depend on their number: it gets one. */
-void mh_gemm_onednn(const mh_product *p)
+void mh_gemm_onednn(const mh_product *p, mh_isa isa)
 {
     if (p->m == 0 || p->n == 0 || (p->k == 0 && p->add))
         return;
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);
-    if (!product(p))
+    if (!product(p, isa))
         mh_gemm_portable(p);
     omp_set_num_threads(threads);
 }

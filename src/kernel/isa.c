@@ -116,7 +116,7 @@ void mh_gemm(const mh_product *product)
 {
 #ifdef MHMOE_ONEDNN
     if (mh_isa_now() != MH_ISA_PORTABLE) {
-        mh_gemm_onednn(product);
+        mh_gemm_onednn(product, mh_isa_now());
         return;
     }
 #endif

@@ -77,7 +77,7 @@ const mh_rows *mh_rows_of(mh_isa isa);
 /* C[m,n] = op(A)[m,k] op(B)[k,n], or added to C. Row-major; element (i,j) of a stored matrix is at i*ld + j.
  * A and B are alike f32 or bf16, C is f32 or bf16, sums are f32. Transposed A has B as it is stored and f32
  * C: this is the weight gradient, whose long k may be summed in pieces. `panels` may hold op(B) as
- * mh_panels_fill left it: a third faster where m is small. */
+ * mh_panels_fill left it: faster, by a third where m is small. */
 typedef struct {
     int64_t m, n, k;
     const void *a, *b;  /* stored [m,k] and [k,n]; transposed: [k,m] and [n,k] */
@@ -98,7 +98,9 @@ void mh_gemm_portable(const mh_product *product); /* the specification */
 void mh_gemm_pairs(const mh_product *product, void *work);
 size_t mh_gemm_pairs_bytes(const mh_product *product);
 #ifdef MHMOE_ONEDNN
-void mh_gemm_onednn(const mh_product *product);
+/* With the choices made for `isa`: what is left to oneDNN on AMX alone can be tried from MH_ISA_AVX512_BF16
+ * on. */
+void mh_gemm_onednn(const mh_product *product, mh_isa isa);
 bool mh_gemm_onednn_panels(void); /* are bf16 products faster with panels? */
 #endif
 

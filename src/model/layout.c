@@ -201,8 +201,7 @@ static void pass_layout(mh_pass *p, mh_arena *arena, const mh_config *c, mh_prec
     p->logits = mh_take_mat(arena, logit_rows(n, c->vocab), c->vocab, MH_F32);
     p->position = mh_take(arena, (size_t)n * sizeof *p->position);
     p->rotary = take_floats(arena, shape.capacity * head_dim);
-    p->scratch.bytes =
-        (mh_attention_scratch(shape.capacity, (int)head_dim) + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
+    p->scratch.bytes = mh_attention_scratch(shape.capacity, (int)head_dim);
     p->scratch.threads = mh_threads();
     p->scratch.base = mh_take(arena, p->scratch.bytes * (size_t)p->scratch.threads);
 

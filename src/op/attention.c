@@ -40,7 +40,7 @@ size_t mh_attention_scratch(int64_t capacity, int head_dim)
 {
     mh_arena count = {0};
     carve(&count, capacity, head_dim);
-    return (count.used + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN;
+    return (count.used + MH_ALIGN - 1) / MH_ALIGN * MH_ALIGN; /* those of the next thread follow */
 }
 
 static int threads_of(const mh_attention *a)

@@ -197,8 +197,8 @@ static void add_rows(float *dbias, mh_mat dy)
         mh_rows_now()->add(dbias, dbias, mh_read(dy, r, 0, dy.cols, buffer), dy.cols);
 }
 
-/* Equal shares of `size` that are not above `most`: a power of two of them, at least `shares`, so that 2, 4,
- * 8 threads finish together. */
+/* Shares of `size`, none above `most`: about a power of two of them, so that 2, 4, 8 threads finish together,
+ * and about `shares` or more, in steps of AMX's 16 rows. Never 0, by which others divide. */
 static int64_t dw_share(int64_t size, int64_t most, int64_t shares)
 {
     int64_t tiles = 1;

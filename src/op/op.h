@@ -228,7 +228,7 @@ typedef struct {
          float scale, mh_mat logits, mh_mat dlogits))                                                       \
     /* without derivatives */                                                                               \
     ONE(pack, void, (mh_linear_weights w, int groups))                                                      \
-    /* falling p + bias (NULL: 0), ties: lowest index, NaN last; top_k <= MH_TOP_K_MOST */                  \
+    /* falling p + bias (NULL: 0), ties: lowest index, NaN last; top_k <= E and <= MH_TOP_K_MOST */         \
     ONE(top_k, void, (int32_t * choice, mh_mat p, const float *bias, int top_k))                            \
     /* changes the second of two choices as the policy says */                                              \
     ONE(second_expert, void, (int32_t * choice, mh_mat p, mh_second how, uint64_t seed, uint64_t stream))   \

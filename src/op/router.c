@@ -107,11 +107,11 @@ static void take_largest(top *t, float *value, int64_t first, int64_t n)
 {
     const mh_rows *kernel = mh_rows_now();
     for (int taken = 0; taken < mh_least(t->most, n); taken++) {
-        float most = kernel->max(value, n);
-        int64_t e = kernel->find(value, most, n);
-        if (e == n || (t->count == t->most && !(most > t->value[t->most - 1])))
+        float largest = kernel->max(value, n);
+        int64_t e = kernel->find(value, largest, n);
+        if (e == n || (t->count == t->most && !(largest > t->value[t->most - 1])))
             return;
-        insert(t, most, (int32_t)(first + e));
+        insert(t, largest, (int32_t)(first + e));
         value[e] = NAN;
     }
 }
