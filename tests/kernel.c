@@ -381,11 +381,6 @@ static double product_at(const mh_product *p, const float *before, int64_t i, in
     return sum;
 }
 
-static void by_choice(const mh_product *p)
-{
-    mh_gemm(p);
-}
-
 #ifdef MHMOE_ONEDNN
 static void as_on_amx(const mh_product *p)
 {
@@ -476,7 +471,7 @@ static void check_products(void (*multiply)(const mh_product *))
 static void products(void **state)
 {
     (void)state;
-    check_products(by_choice);
+    check_products(mh_gemm);
 #ifdef MHMOE_ONEDNN
     if (mh_isa_now() == MH_ISA_AVX512_BF16)
         check_products(as_on_amx);

@@ -98,8 +98,7 @@ void mh_gemm_portable(const mh_product *product); /* the specification */
 void mh_gemm_pairs(const mh_product *product, void *work);
 size_t mh_gemm_pairs_bytes(const mh_product *product);
 #ifdef MHMOE_ONEDNN
-/* With the choices made for `isa`: what is left to oneDNN on AMX alone can be tried from MH_ISA_AVX512_BF16
- * on. */
+/* As on `isa`: what oneDNN does on AMX alone can be tried from MH_ISA_AVX512_BF16 on. */
 void mh_gemm_onednn(const mh_product *product, mh_isa isa);
 bool mh_gemm_onednn_panels(void); /* are bf16 products faster with panels? */
 #endif
@@ -113,9 +112,7 @@ enum { MH_PANEL = 64 }; /* columns of a panel */
 size_t mh_panels_bytes(int64_t k, int64_t n);
 int64_t mh_panels_elements(int64_t k, int64_t n); /* of the same, faster or not */
 
-/* Lays out op(B) [k,n]: all of a matrix, or the columns of some of its panels. `b` is stored as mh_product
- * says.
- */
+/* Lays out op(B) [k,n], stored as mh_product says: all of a matrix, or the columns of some of its panels. */
 void mh_panels_fill(void *panels, const uint16_t *b, int64_t ldb, bool transpose_b, int64_t k, int64_t n);
 
 /* ---- probe.c: what the processor can do at most -------------------------------------------------------- */

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* Rows at random places: asked for this many ahead, they are there when their turn comes. */
+/* Rows at random places: asked for so many rows or choices ahead, they are there when their turn comes. */
 enum { AHEAD = 4, LINE = 64 };
 
 static inline void fetch(mh_mat x, int64_t row, bool write)
@@ -13,6 +13,13 @@ static inline void fetch(mh_mat x, int64_t row, bool write)
     const char *p = mh_mat_row(x, row);
     for (size_t i = 0; i < (size_t)x.cols * mh_type_size(x.type); i += LINE)
         write ? __builtin_prefetch(p + i, 1) : __builtin_prefetch(p + i, 0);
+}
+
+/* The row of a choice, if there is such a choice and it was kept. */
+static inline void fetch_slot(mh_mat x, const mh_plan *plan, int64_t pair, bool write)
+{
+    if (pair < plan->rows * plan->top_k && plan->slot[pair] >= 0)
+        fetch(x, plan->slot[pair], write);
 }
 
 /* y[i] = x[source[i]] */
@@ -34,10 +41,8 @@ static void gather(mh_mat out, mh_mat in, const float *gate, const mh_plan *plan
 #pragma omp parallel for schedule(static) if (mh_worth(out.rows * out.cols))
     for (int64_t r = 0; r < out.rows; r++) {
         float sum[MH_CHUNK], buffer[MH_CHUNK];
-        for (int64_t pair = (r + AHEAD) * top_k; pair < (r + AHEAD + 1) * top_k && r + AHEAD < out.rows;
-             pair++)
-            if (plan->slot[pair] >= 0)
-                fetch(in, plan->slot[pair], false);
+        for (int c = 0; c < top_k; c++)
+            fetch_slot(in, plan, (r + AHEAD) * top_k + c, false);
         for (int64_t j = 0; j < out.cols; j += MH_CHUNK) {
             int64_t n = mh_least(MH_CHUNK, out.cols - j);
             memset(sum, 0, (size_t)n * sizeof *sum);
@@ -71,12 +76,9 @@ void mh_cpu_combine_bwd(mh_mat dx, float *dgate, mh_mat dy, mh_mat x, const mh_p
     for (int64_t r = 0; r < dy.rows; r++)
         for (int64_t pair = r * top_k; pair < (r + 1) * top_k; pair++) {
             float left[MH_CHUNK], right[MH_CHUNK];
-            int64_t slot = plan->slot[pair],
-                    next = pair + AHEAD < dy.rows * top_k ? plan->slot[pair + AHEAD] : -1;
-            if (next >= 0) {
-                fetch(x, next, false);
-                fetch(dx, next, true);
-            }
+            int64_t slot = plan->slot[pair];
+            fetch_slot(x, plan, pair + AHEAD, false);
+            fetch_slot(dx, plan, pair + AHEAD, true);
             dgate[pair] = 0;
             for (int64_t j = 0; slot >= 0 && j < dy.cols; j += MH_CHUNK) {
                 int64_t n = mh_least(MH_CHUNK, dy.cols - j);

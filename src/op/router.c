@@ -5,6 +5,9 @@
 #include <math.h>
 #include <string.h>
 
+/* Sums over all rows are taken in so many pieces of them, whatever the threads. */
+enum { PARTS = 64 };
+
 /* p = exp(l - max l) / sum */
 void mh_cpu_softmax_fwd(mh_mat p, mh_mat logits)
 {
@@ -66,7 +69,6 @@ void mh_cpu_temper_fwd(mh_mat y, mh_mat x, const float *t)
 /* dt -= sum dy y, in pieces of rows whose number is fixed; dx = exp(-t) dy */
 void mh_cpu_temper_bwd(mh_mat dx, float *dt, mh_mat dy, mh_mat y, const float *t)
 {
-    enum { PARTS = 64 };
     const mh_rows *kernel = mh_rows_now();
     double part[PARTS] = {0}, sum = 0;
     float factor = expf(-*t);
@@ -238,7 +240,6 @@ static void first_shares(float *share, double factor, const int32_t *choice, int
 /* aux = E sum_e f_e P_e = E/S sum_r sum_e f_e p[r,e], in pieces of rows whose number is fixed */
 float mh_cpu_balance_fwd(mh_mat p, const int32_t *choice, int top_k)
 {
-    enum { PARTS = 64 };
     double part[PARTS] = {0}, total = 0, rows = (double)p.rows;
     int64_t high = (p.rows + PARTS - 1) / PARTS;
     for (int64_t first = 0; first < p.cols; first += MH_CHUNK) {
