@@ -298,6 +298,19 @@ static void test_parity(void **state)
     assert_true(p.flops_percent == 0 && p.params_percent == 0);
     b.ffn_dim = 1000, b.experts = 1, b.dim = 384, b.multiple_of = 450;
     FAILS(MH_EVALUE, "top-k 2 works", mh_parity_solve(&b, 1, 3, &p));
+    /* never a plan that training would refuse */
+    mh_parity_baseline wide = {.dim = 1024,
+                               .layers = 12,
+                               .experts = 8,
+                               .ffn_dim = 4096,
+                               .top_k = 1,
+                               .matrices = 3,
+                               .multiple_of = 1};
+    OK(mh_parity_solve(&wide, 64, 64, &p));
+    FAILS(MH_EVALUE, "at most 64 experts are chosen for a sub-token; top-k 64 works",
+          mh_parity_solve(&wide, 64, 65, &p));
+    wide.experts = 128;
+    FAILS(MH_EVALUE, "experts, more than the 65536 of a layer; top-k ", mh_parity_solve(&wide, 64, 64, &p));
 }
 
 /* The plan's percentages agree with what the model counts for the planned layer. */

@@ -46,9 +46,10 @@ static mh_status parse_baseline(const char *name, request *r)
 {
     int64_t k = 0;
     if (strncmp(name, "smoe-top", 8) != 0 || !mh_text_to_int(name + 8, &k) || k < 1 ||
-        k > r->baseline.experts)
-        return mh_fail(MH_EUSAGE, "--baseline takes smoe-top1, smoe-top2 ... up to --experts, not '%s'",
-                       name);
+        k > r->baseline.experts || k > MH_TOP_K_MOST)
+        return mh_fail(MH_EUSAGE,
+                       "--baseline takes smoe-top1, smoe-top2 ... up to --experts and smoe-top%d, not '%s'",
+                       MH_TOP_K_MOST, name);
     r->baseline.top_k = k;
     return MH_OK;
 }
@@ -161,7 +162,7 @@ int cli_plan(int argc, char **argv)
         {"layers", "L", "number of blocks", CLI_INT, &r.baseline.layers, 1, 512, true},
         {"baseline", "NAME", "what to match: smoe-top1 (default), smoe-top2, ...", CLI_STRING, &baseline, 0,
          0, false},
-        {"experts", "E", "experts of the baseline", CLI_INT, &r.baseline.experts, 1, 65536, true},
+        {"experts", "E", "experts of the baseline", CLI_INT, &r.baseline.experts, 1, MH_EXPERTS_MOST, true},
         {"ffn", "F", "hidden width of one of its experts", CLI_INT, &r.baseline.ffn_dim, 1, 1 << 20, true},
         {"heads", "H,H...", "numbers of heads to plan for (default 2,3,4)", CLI_STRING, &heads, 0, 0, false},
         {"top-k", "K", "experts chosen for each sub-token (default: as many as heads)", CLI_INT, &top_k, 1,

@@ -54,7 +54,7 @@ const mh_option mh_moe_rows[MH_MOE_ROWS] = {
     {"heads", "0", "sub-tokens a token is split into; 0: 1, or the preset's", MH_OPTION_INT, MOE(heads), 0,
      1024, NULL, 0},
     {"experts", "0", "number of experts; 0: none (dense), or the preset's", MH_OPTION_INT, MOE(experts), 0,
-     65536, NULL, 0},
+     MH_EXPERTS_MOST, NULL, 0},
     {"top_k", "0", "experts chosen for each sub-token; 0: as many as heads, or the preset's", MH_OPTION_INT,
      MOE(top_k), 0, MH_TOP_K_MOST, NULL, 0},
     {"ffn_dim", "0", "hidden width of one expert; 0: model.ffn_dim, or the preset's", MH_OPTION_INT,

@@ -60,6 +60,7 @@ enum { MH_MODEL_ROWS = 18, MH_MOE_ROWS = 23 };
 extern const mh_option mh_model_rows[MH_MODEL_ROWS], mh_moe_rows[MH_MOE_ROWS];
 
 enum { MH_VOCAB_LIMIT = 1 << 24 };
+enum { MH_EXPERTS_MOST = 65536 }; /* of a layer */
 
 /* Both sections, for an mh_config. */
 extern const mh_options mh_config_options;

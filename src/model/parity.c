@@ -18,7 +18,7 @@ static cost layer_cost(const mh_parity_baseline *b, double h, double k, double f
                   .params = head_merge + (m * f + r) * d / h * e};
 }
 
-typedef enum { SOLVED, NO_WIDTH, FEW_EXPERTS } outcome;
+typedef enum { SOLVED, MANY_CHOICES, NO_WIDTH, FEW_EXPERTS, MANY_EXPERTS } outcome;
 
 /* With u = m F + r (r = 1 if the router counts, else 0) parity of parameters reads u E = A and that of FLOPs
  * K (u - r) + r E = C: K u^2 - (C + K r) u + r A = 0, whose larger root is the layer of fewer, wider experts.
@@ -35,10 +35,14 @@ static outcome solve(const mh_parity_baseline *b, int64_t heads, int64_t top_k, 
            width = round(f / step) * step;
     double e = a / (m * width + r);
     *plan = (mh_parity_plan){.heads = heads, .top_k = top_k, .exact_ffn_dim = f, .exact_experts = e};
+    if (top_k > MH_TOP_K_MOST)
+        return MANY_CHOICES;
     if (root < 0 || c <= 0 || width < step)
         return NO_WIDTH;
     if (round(e) < k)
         return FEW_EXPERTS;
+    if (round(e) > MH_EXPERTS_MOST)
+        return MANY_EXPERTS;
     /* Not before: without width the experts are infinitely many. */
     plan->ffn_dim = (int64_t)width;
     plan->experts = (int64_t)round(e);
@@ -64,17 +68,22 @@ static mh_status no_plan(const mh_parity_baseline *b, int64_t heads, int64_t top
         snprintf(remedy, sizeof remedy, "top-k %lld works", (long long)k);
     else if (solve(&wider, heads, top_k, &plan) == SOLVED)
         snprintf(remedy, sizeof remedy, "a baseline width of at least %lld works", (long long)wider.ffn_dim);
-    if (why == NO_WIDTH)
-        return mh_fail(
-            MH_EVALUE,
-            "no plan for %lld heads and top-k %lld: the baseline's FLOPs, head and merge layers%s taken off, "
-            "leave no width for the experts; %s",
-            (long long)heads, (long long)top_k, b->count_router ? " and router" : "", remedy);
-    return mh_fail(
-        MH_EVALUE,
-        "no plan for %lld heads and top-k %lld: the baseline's parameters make %.1f experts, fewer than are "
-        "chosen; %s",
-        (long long)heads, (long long)top_k, experts, remedy);
+    char reason[128];
+    if (why == MANY_CHOICES)
+        snprintf(reason, sizeof reason, "at most %d experts are chosen for a sub-token", MH_TOP_K_MOST);
+    else if (why == NO_WIDTH)
+        snprintf(reason, sizeof reason,
+                 "the baseline's FLOPs, head and merge layers%s taken off, leave no width for the experts",
+                 b->count_router ? " and router" : "");
+    else if (why == FEW_EXPERTS)
+        snprintf(reason, sizeof reason, "the baseline's parameters make %.1f experts, fewer than are chosen",
+                 experts);
+    else
+        snprintf(reason, sizeof reason,
+                 "the baseline's parameters make %.0f experts, more than the %d of a layer", experts,
+                 MH_EXPERTS_MOST);
+    return mh_fail(MH_EVALUE, "no plan for %lld heads and top-k %lld: %s; %s", (long long)heads,
+                   (long long)top_k, reason, remedy);
 }
 
 mh_status mh_parity_solve(const mh_parity_baseline *b, int64_t heads, int64_t top_k, mh_parity_plan *plan)
