@@ -5,7 +5,9 @@
 #include "test.h"
 
 #include <omp.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -505,6 +507,41 @@ static void products_run_alone(void **state)
     assert_memory_equal(c[0], c[1], sizeof c[0]);
 }
 
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number)
+{
+    (void)number;
+    signals++;
+}
+
+/* A caller may have handlers that run on the stack of the thread in hand: profilers do. */
+static void products_endure_signals(void **state)
+{
+    (void)state;
+    enum { N = 256, EACH = 20 };
+    static float a[N * N], b[N * N], c[2][N * N];
+    struct sigaction handle = {.sa_handler = count_signal, .sa_flags = SA_RESTART}, usual;
+    assert_int_equal(sigaction(SIGPROF, &handle, &usual), 0);
+    for (mh_type type = MH_F32; type <= MH_BF16; type++) {
+        mh_product p = {N, N, N, .a = a, .lda = N, .b = b, .ldb = N, .ldc = N, .in = type, .out = MH_F32};
+        for (int64_t i = 0; i < N * N; i++) {
+            stored(type, a, i, random_value(i, 110));
+            stored(type, b, i, random_value(i, 111));
+        }
+        p.c = c[0];
+        mh_gemm(&p);
+        p.c = c[1];
+        setitimer(ITIMER_PROF, &(struct itimerval){{0, 1000}, {0, 1000}}, NULL);
+        for (signals = 0; signals < EACH;) {
+            mh_gemm(&p);
+            assert_memory_equal(c[0], c[1], sizeof c[0]);
+        }
+        setitimer(ITIMER_PROF, &(struct itimerval){0}, NULL);
+    }
+    sigaction(SIGPROF, &usual, NULL);
+}
+
 /* ---- the choice ---------------------------------------------------------------------------------------- */
 
 static void the_choice(void **state)
@@ -533,6 +570,7 @@ static int run_all(mh_isa isa)
         cmocka_unit_test(adamw_formula),
         cmocka_unit_test(products),
         cmocka_unit_test(products_run_alone),
+        cmocka_unit_test(products_endure_signals),
     };
     return cmocka_run_group_tests_name(mh_isa_name(isa), tests, NULL, NULL);
 }

@@ -23,13 +23,8 @@ static void on_signal(int number)
 
 const volatile int *cli_catch_signals(void)
 {
-    /* A stack of its own: inside its f32 products oneDNN lets the stack pointer point to the heap, and what a
-     * signal puts below that would overwrite other memory. Linux gives a signal to the process's first
-     * thread, which is this one. */
-    static char stack[64 << 10];
     /* SA_RESTART: a write of a checkpoint must not fail because of the signal that asks for it. */
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
-    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     return &stop;

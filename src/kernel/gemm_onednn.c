@@ -7,6 +7,7 @@
 
 #    include <dnnl.h>
 #    include <omp.h>
+#    include <signal.h>
 #    include <stdlib.h>
 #    include <string.h>
 #    include <threads.h>
@@ -338,11 +339,24 @@ static void product_bf16(state *s, const mh_product *p, mh_isa isa)
     }
 }
 
+/* Inside dnnl_sgemm the stack pointer may point into the heap. A signal handler on this thread's stack would
+ * overwrite what lies there, so signals wait, or go to another thread. A single row is multiplied without such
+ * tricks, and waiting would cost it as much as the product of a small model. */
 static bool product_f32(const mh_product *p)
 {
-    return p->out == MH_F32 &&
-           dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n, p->k, 1.0f, p->a,
-                      p->lda, p->b, p->ldb, p->add ? 1.0f : 0.0f, p->c, p->ldc) == dnnl_success;
+    sigset_t all, before;
+    if (p->out != MH_F32)
+        return false;
+    if (p->m > 1) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+    }
+    dnnl_status_t status =
+        dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n, p->k, 1.0f, p->a,
+                   p->lda, p->b, p->ldb, p->add ? 1.0f : 0.0f, p->c, p->ldc);
+    if (p->m > 1)
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status == dnnl_success;
 }
 
 /* Copies a bf16 or f32 matrix into f32 rows of `cols`, and back. */
