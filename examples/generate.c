@@ -1,4 +1,4 @@
-/* Continues a text, and then looks at what the model expects: generate CHECKPOINT PROMPT */
+/* Continues a text, in one call and by hand: generate CHECKPOINT PROMPT */
 #include <mhmoe.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,17 +37,24 @@ int main(int argc, char **argv)
     must(mh_generate(session, tokenizer, &generation, print, stdout, &made));
     fprintf(stderr, "\n%lld tokens in %.2f s: %s\n", (long long)made.tokens, made.seconds, made.reason);
 
-    /* Step by step: text to tokens, tokens to logits, logits to a token, and that to text. */
-    const char *begin = "Once upon a";
+    /* The same by hand, for a sampler or a search of one's own: text to tokens, tokens to logits, logits to
+     * the next token, and that to text. */
     int64_t vocab = mh_model_vocab(model);
     mh_ids ids = {NULL, 0, 0};
     mh_text text = {NULL, 0, 0};
     mh_candidate *work = (mh_candidate *)malloc((size_t)vocab * sizeof *work);
-    must(mh_tokenizer_encode(tokenizer, begin, strlen(begin), &ids));
-    must(mh_session_sync(session, ids.id, ids.count));
-    int32_t next = mh_sample(&greedy, 0, mh_session_logits(session), vocab, work);
-    must(mh_tokenizer_decode(tokenizer, &next, 1, &text));
-    fprintf(stderr, "likeliest after '%s': '%s'\n", begin, text.data);
+    must(mh_prompt_encode(model, tokenizer, argv[2], strlen(argv[2]), &ids));
+    for (int i = 0; i < 40; i++) {
+        must(mh_session_sync(session, ids.id, ids.count));
+        int32_t next = mh_sample(&greedy, (uint64_t)i, mh_session_logits(session), vocab, work);
+        if (next == mh_model_eos(model))
+            break;
+        must(mh_tokenizer_piece(tokenizer, next, &text));
+        if (ids.count == mh_model_context(model))
+            break;
+        must(mh_ids_add(&ids, &next, 1));
+    }
+    fprintf(stderr, "by hand: %s\n", text.data ? text.data : "");
 
     free(work);
     mh_text_release(&text);

@@ -62,6 +62,8 @@ typedef struct {
     int64_t count, capacity;
 } mh_ids;
 
+/* Appends `count` tokens. */
+mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count);
 void mh_ids_release(mh_ids *ids);
 
 typedef struct mh_tokenizer mh_tokenizer;
@@ -74,11 +76,15 @@ int mh_tokenizer_vocab(const mh_tokenizer *tokenizer);
 int32_t mh_tokenizer_bos(const mh_tokenizer *tokenizer); /* <s>, or -1 */
 int32_t mh_tokenizer_eos(const mh_tokenizer *tokenizer); /* </s>, or -1 */
 
-/* Appends the ids of `text` (UTF-8) to `ids`; no <s> or </s> is added. */
+/* Appends the ids of a whole text (UTF-8; other bytes become U+FFFD); no <s> or </s> is added. */
 mh_status mh_tokenizer_encode(const mh_tokenizer *tokenizer, const char *text, size_t length, mh_ids *ids);
 
-/* Appends the text of `count` ids; control pieces give nothing. decode(encode(x)) = x. */
+/* Appends the text of the `count` ids of a whole text, without the space that tokenizers put before its first
+ * word; control pieces give nothing. decode(encode(x)) = x for UTF-8. A failure may leave a part of it. */
 mh_status mh_tokenizer_decode(const mh_tokenizer *tokenizer, const int32_t *id, int64_t count, mh_text *text);
+
+/* Appends the bytes that one id adds to a text before it, spaces and all; they may end within a character. */
+mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text);
 
 /* ---- models -------------------------------------------------------------------------------------------- */
 
@@ -94,6 +100,11 @@ void mh_model_free(mh_model *model);
 int64_t mh_model_vocab(const mh_model *model);
 int64_t mh_model_context(const mh_model *model); /* the longest sequence, in tokens */
 
+/* The token that texts of this model start after and the one that ends them, or -1. Both are </s> for models
+ * that were trained here, whatever the tokenizer's <s>: documents were separated by it. */
+int32_t mh_model_bos(const mh_model *model);
+int32_t mh_model_eos(const mh_model *model);
+
 /* ---- sessions: one timeline with its KV cache ---------------------------------------------------------- */
 
 typedef struct mh_session mh_session;
@@ -106,20 +117,21 @@ const mh_model *mh_session_model(const mh_session *session);
 
 /* Makes the session's state that of exactly these tokens, at least one, recomputing only what follows the
  * common prefix. Fails where count exceeds the context or a token the vocabulary; the session then keeps its
- * state. */
+ * state. How a text is cut into calls changes logits by f32 rounding, as each call computes its tokens
+ * together. */
 mh_status mh_session_sync(mh_session *session, const int32_t *token, int64_t count);
 
-/* f32 [vocab] after the last token; valid until the next sync. */
+/* f32 [vocab] after the last token; valid until the next sync or mh_generate, zeros before the first. */
 const float *mh_session_logits(const mh_session *session);
-int64_t mh_session_length(const mh_session *session);
+int64_t mh_session_length(const mh_session *session); /* in tokens; 0 before the first sync */
 
 /* ---- sampling ------------------------------------------------------------------------------------------ */
 
 /* How the next token is drawn: of the top_k most likely, the fewest that hold the share top_p. */
 typedef struct {
-    double temperature; /* 0: greedy */
+    double temperature; /* 0 or below: greedy */
     int64_t top_k;      /* 0: all */
-    double top_p;       /* over 0; 1: all */
+    double top_p;       /* over 0; 1 or above: all */
     uint64_t seed;
 } mh_sampler;
 
@@ -128,18 +140,23 @@ typedef struct {
     int32_t id;
 } mh_candidate;
 
-/* The next token from logits [vocab], a function of all its arguments; ties go to the lowest token. `index`
- * numbers the draws of one text. work: [vocab] of work space. */
+/* The next token from logits [vocab], a function of all its arguments; ties go to the lowest token, and a
+ * NaN is never drawn. `index` numbers the draws of one text. work: [vocab] of work space. */
 int32_t mh_sample(const mh_sampler *sampler, uint64_t index, const float *logits, int64_t vocab,
                   mh_candidate *work);
 
 /* ---- text from a prompt -------------------------------------------------------------------------------- */
 
+/* Appends what a session is to read before it goes on with `text`: mh_model_bos, where there is one, and the
+ * ids of the text. */
+mh_status mh_prompt_encode(const mh_model *model, const mh_tokenizer *tokenizer, const char *text,
+                           size_t length, mh_ids *ids);
+
 typedef struct {
     const char *prompt;
     int64_t max_tokens; /* at least 1 */
     mh_sampler sampler;
-    const char *stop; /* end before this text, or NULL */
+    const char *stop; /* end before this text; NULL or "": none */
 } mh_generation;
 
 /* Called after each token and at the end with the text that has become certain: whole UTF-8 characters, no
@@ -150,10 +167,11 @@ typedef struct {
     int64_t prompt_tokens,
         tokens; /* the token that starts a text counts for the prompt, the one that ends it not */
     double prompt_seconds, seconds;
-    const char *reason; /* "length", "end of text", "stop", "context full", "interrupted" */
+    const char *reason; /* "length", "end of text", "stop", "context full", "interrupted"; NULL: it failed */
 } mh_generated;
 
-/* Continues the prompt. A prompt longer than the context is refused. */
+/* Continues the prompt, with the model's own tokenizer. A prompt longer than the context is refused. The
+ * session is left with the prompt and what was written, but for the last token. */
 mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const mh_generation *generation,
                       mh_on_text *on_text, void *context, mh_generated *result);
 
@@ -199,7 +217,7 @@ typedef struct {
 
 /* One update: forward, backward, clipping, AdamW, with the rate of the recipe's schedule; the same bits as an
  * update of `mhmoe train`. Fails, and leaves the weights as they were, for tokens out of the vocabulary,
- * where loss or gradient are not finite, and after train.steps updates. */
+ * where loss or gradient are not finite, and after train.steps updates; `update` then means nothing. */
 mh_status mh_trainer_step(mh_trainer *trainer, const mh_batch *batch, mh_update *update);
 
 /* Updates made so far. */
@@ -209,29 +227,32 @@ int64_t mh_trainer_steps(const mh_trainer *trainer);
  * update. */
 const mh_model *mh_trainer_model(const mh_trainer *trainer);
 
-/* Writes a checkpoint folder for mh_model_load and `mhmoe generate`; it appears when it is complete. A
- * `folder` that is there already is refused. */
+/* Writes a checkpoint folder for mh_model_load and `mhmoe generate`, with the folders above it; it appears
+ * when it is complete. Meanwhile FOLDER.mhmoe-tmp and FOLDER.mhmoe-lock stand beside it; what a killed
+ * process left under these names is removed. A `folder` that is there already is refused. */
 mh_status mh_trainer_save(const mh_trainer *trainer, const char *folder);
 
 /* ---- the layer alone, on the caller's memory ----------------------------------------------------------- */
 
 typedef struct mh_layer mh_layer;
 
-/* The feed-forward layer of recipe sections model (dim, activation, bias, quant) and moe: heads, router,
- * experts and shared experts; dense where moe.experts is 0. No norm and no residual. With train.precision
- * bf16 it computes in bf16; the caller's numbers are f32 in both. A layer never changes and may be shared by
- * threads. moe.balance bias acts in a trainer's updates: on a layer alone nothing moves it, and one in
- * training is balanced by gshard, a loss, or not at all. */
+/* The feed-forward layer of recipe sections model (preset, dim, ffn_dim, activation, bias, quant) and moe:
+ * heads, router, experts and shared experts; dense where moe.experts is 0. No norm and no residual. With
+ * train.precision bf16 it computes in bf16; the caller's numbers are f32 in both. A layer never changes and
+ * may be shared by threads. moe.balance bias acts in a trainer's updates: on a layer alone nothing moves it,
+ * and one in training is balanced by gshard, a loss, or not at all. */
 mh_status mh_layer_create(mh_layer **layer, const mh_recipe *recipe);
 void mh_layer_free(mh_layer *layer);
 
-int64_t mh_layer_dim(const mh_layer *layer);                  /* D */
-int64_t mh_layer_floats(const mh_layer *layer);               /* P: length of weights and of gradients */
-size_t mh_layer_bytes(const mh_layer *layer, int64_t tokens); /* of work space, for both directions */
+int64_t mh_layer_dim(const mh_layer *layer);    /* D */
+int64_t mh_layer_floats(const mh_layer *layer); /* P: length of weights and of gradients */
+
+/* Of work space, for both directions. 0 where `tokens` is not from 1 to 2^31 - 1 over heads * top_k. */
+size_t mh_layer_bytes(const mh_layer *layer, int64_t tokens);
 
 /* Where one weight lies within the P floats. What lies between two is unused. */
 typedef struct {
-    const char *name; /* "experts.up.weight": that of checkpoints behind "layers.N.moe." */
+    const char *name; /* "experts.up.weight": that of checkpoints behind "layers.N.moe." (dense: ".ffn.") */
     int64_t offset;
     int rank;
     int64_t shape[3]; /* [rank]; matrices are [out, in], those of experts stacked in front */
@@ -243,7 +264,8 @@ bool mh_layer_weight(const mh_layer *layer, int index, mh_weight *weight);
 /* Random first weights, a function of `seed`. */
 void mh_layer_init(const mh_layer *layer, float *weights, uint64_t seed);
 
-/* All a call works on, the caller's. */
+/* All a call works on, the caller's. None may overlap another; x, weights and work stay as they are, and
+ * where they are, from a forward to its backward. */
 typedef struct {
     int64_t tokens;       /* N, at least 1 */
     const float *weights; /* [P] */

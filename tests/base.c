@@ -336,7 +336,7 @@ static void failed_writes_leave_the_old_file(void **state)
     expect_file("kept", "old");
     mh_writer_abort(&writer);
     mh_writer_abort(&writer);
-    assert_false(mh_path_exists("kept.tmp"));
+    assert_false(mh_path_exists("kept.mhmoe-tmp"));
     expect_file("kept", "old");
 
     limit_files(1000);
@@ -345,15 +345,15 @@ static void failed_writes_leave_the_old_file(void **state)
     FAILS(MH_EIO, "cannot write kept", mh_writer_commit(&writer));
     FAILS(MH_EIO, "cannot write kept", mh_file_write("kept", block, sizeof block));
     limit_files(0);
-    assert_false(mh_path_exists("kept.tmp"));
+    assert_false(mh_path_exists("kept.mhmoe-tmp"));
     expect_file("kept", "old");
 
     /* A full disk tells only when buffers are flushed. */
-    assert_int_equal(symlink("/dev/full", "kept.tmp"), 0);
+    assert_int_equal(symlink("/dev/full", "kept.mhmoe-tmp"), 0);
     OK(mh_writer_open(&writer, "kept"));
     OK(mh_writer_put(&writer, "new", 3));
     FAILS(MH_EIO, "the disk is full: free space", mh_writer_commit(&writer));
-    assert_false(mh_path_exists("kept.tmp"));
+    assert_false(mh_path_exists("kept.mhmoe-tmp"));
     expect_file("kept", "old");
 
     OK(mh_writer_open(&writer, "kept"));
@@ -361,7 +361,7 @@ static void failed_writes_leave_the_old_file(void **state)
     OK(mh_writer_commit(&writer));
     mh_writer_abort(&writer);
     expect_file("kept", "new");
-    assert_false(mh_path_exists("kept.tmp"));
+    assert_false(mh_path_exists("kept.mhmoe-tmp"));
     FAILS(MH_EIO, "check the path", mh_writer_open(&writer, "absent/kept"));
     FAILS(MH_EIO, "it is a folder", mh_writer_open(&writer, "."));
     FAILS(MH_EIO, "it is a device", mh_writer_open(&writer, "/dev/null"));
@@ -372,13 +372,13 @@ static void folders_appear_whole(void **state)
     (void)state;
     char aside[MH_PATH], path[MH_PATH];
     OK(mh_folder_begin(aside, "out/model/"));
-    assert_string_equal(aside, "out/model.tmp");
-    write_text("out/model.tmp/rest", "x");
+    assert_string_equal(aside, "out/model.mhmoe-tmp");
+    write_text("out/model.mhmoe-tmp/rest", "x");
     OK(mh_folder_begin(aside, "out/model/")); /* what an interrupted attempt left is removed */
-    assert_false(mh_path_exists("out/model.tmp/rest"));
+    assert_false(mh_path_exists("out/model.mhmoe-tmp/rest"));
     OK(mh_path_join(path, aside, "first"));
     write_text(path, "x");
-    OK(mh_make_dirs("out/model.tmp/deep/er"));
+    OK(mh_make_dirs("out/model.mhmoe-tmp/deep/er"));
     assert_false(mh_path_exists("out/model"));
     OK(mh_folder_commit(aside, "out/model/"));
     assert_false(mh_path_exists(aside));
@@ -390,7 +390,7 @@ static void folders_appear_whole(void **state)
     FAILS(MH_ESTATE, "out/model has appeared meanwhile", mh_folder_commit(aside, "out/model"));
     expect_file("out/model/first", "x");
     OK(mh_remove_tree(aside));
-    FAILS(MH_EIO, "out/model.tmp", mh_folder_commit(aside, "out/model"));
+    FAILS(MH_EIO, "out/model.mhmoe-tmp", mh_folder_commit(aside, "out/model"));
     FAILS(MH_EVALUE, "empty", mh_folder_begin(aside, ""));
 }
 
@@ -400,17 +400,17 @@ static void new_folders_replace_nothing(void **state)
     mh_new_folder first, second;
     char path[MH_PATH];
     OK(mh_new_folder_begin(&first, "new/deep/model/"));
-    assert_string_equal(first.aside, "new/deep/model.tmp");
+    assert_string_equal(first.aside, "new/deep/model.mhmoe-tmp");
     OK(mh_path_join(path, first.aside, "first"));
     write_text(path, "x");
-    snprintf(path, sizeof path, "new/deep/model.lock is held by process %ld on ", (long)getpid());
+    snprintf(path, sizeof path, "new/deep/model.mhmoe-lock is held by process %ld on ", (long)getpid());
     FAILS(MH_ESTATE, path, mh_new_folder_begin(&second, "new/deep/model"));
     mh_new_folder_abort(&second);
     OK(mh_new_folder_commit(&first));
     mh_new_folder_abort(&first);
     expect_file("new/deep/model/first", "x");
-    assert_false(mh_path_exists("new/deep/model.tmp"));
-    assert_false(mh_path_exists("new/deep/model.lock"));
+    assert_false(mh_path_exists("new/deep/model.mhmoe-tmp"));
+    assert_false(mh_path_exists("new/deep/model.mhmoe-lock"));
     FAILS(MH_ESTATE, "exists already", mh_new_folder_begin(&first, "new/deep/model"));
     FAILS(MH_ESTATE, "/ exists already", mh_new_folder_begin(&first, "/"));
 
@@ -419,19 +419,25 @@ static void new_folders_replace_nothing(void **state)
     OK(mh_make_dirs("new/late"));
     FAILS(MH_ESTATE, "new/late has appeared meanwhile", mh_new_folder_commit(&first));
     assert_true(mh_path_is_dir("new/late"));
-    assert_false(mh_path_exists("new/late.tmp"));
-    assert_false(mh_path_exists("new/late.lock"));
+    assert_false(mh_path_exists("new/late.mhmoe-tmp"));
+    assert_false(mh_path_exists("new/late.mhmoe-lock"));
+
+    /* A lock is not written through a link to something else. */
+    write_text("new/precious", "x");
+    assert_int_equal(symlink("precious", "new/linked.mhmoe-lock"), 0);
+    FAILS(MH_EIO, "new/linked.mhmoe-lock", mh_new_folder_begin(&first, "new/linked"));
+    expect_file("new/precious", "x");
 
     /* What a killed process left is no hindrance; an abort leaves nothing but the sentence. */
-    OK(mh_make_dirs("new/again.tmp/rest"));
-    write_text("new/again.lock", "1 on elsewhere");
+    OK(mh_make_dirs("new/again.mhmoe-tmp/rest"));
+    write_text("new/again.mhmoe-lock", "1 on elsewhere");
     OK(mh_new_folder_begin(&first, "new/again"));
-    assert_false(mh_path_exists("new/again.tmp/rest"));
+    assert_false(mh_path_exists("new/again.mhmoe-tmp/rest"));
     mh_fail(MH_EVALUE, "the reason");
     mh_new_folder_abort(&first);
     assert_string_equal(mh_message(), "the reason");
-    assert_false(mh_path_exists("new/again.tmp"));
-    assert_false(mh_path_exists("new/again.lock"));
+    assert_false(mh_path_exists("new/again.mhmoe-tmp"));
+    assert_false(mh_path_exists("new/again.mhmoe-lock"));
 }
 
 static void locks_exclude_other_processes(void **state)
@@ -668,10 +674,10 @@ static void options_are_set(void **state)
     mh_options_defaults(&options, &c);
     assert_true(c.model.on == 1 && c.model.norm == 1 && c.model.top_k == 2 && c.model.rate == 0.1);
     assert_true(c.train.run[0] == '\0' && c.train.steps == 100);
-    OK(mh_options_assign(&options, &c, "model.on=off"));
-    OK(mh_options_assign(&options, &c, "model.norm=rmsnorm"));
-    OK(mh_options_assign(&options, &c, "model.rate=1e-3"));
-    OK(mh_options_assign(&options, &c, "train.run=a=b, c"));
+    OK(mh_options_assign(&options, &c, "model.on=off", "--set"));
+    OK(mh_options_assign(&options, &c, "model.norm=rmsnorm", "--set"));
+    OK(mh_options_assign(&options, &c, "model.rate=1e-3", "--set"));
+    OK(mh_options_assign(&options, &c, "train.run=a=b, c", "--set"));
     OK(mh_options_set(&options, &c, "model.top_k", "64", "here"));
     assert_true(c.model.on == 0 && c.model.norm == 0 && c.model.top_k == 64 && c.model.rate == 1e-3);
     assert_string_equal(c.train.run, "a=b, c");
@@ -697,8 +703,8 @@ static void option_errors_name_the_remedy(void **state)
           mh_options_set(&options, &c, "model.norm", "rms", "r"));
     FAILS(MH_EVALUE, "true or false, not \"1\"", mh_options_set(&options, &c, "model.on", "1", "r"));
     FAILS(MH_EVALUE, "valid UTF-8", mh_options_set(&options, &c, "train.run", "\xff", "r"));
-    FAILS(MH_EUSAGE, "--set takes section.key=value", mh_options_assign(&options, &c, "model.on"));
-    FAILS(MH_EUSAGE, "--set: unknown key \"\"", mh_options_assign(&options, &c, "=3"));
+    FAILS(MH_EVALUE, "--set takes section.key=value", mh_options_assign(&options, &c, "model.on", "--set"));
+    FAILS(MH_EVALUE, "--set: unknown key \"\"", mh_options_assign(&options, &c, "=3", "--set"));
     char text[MH_OPTION_TEXT + 1];
     memset(text, 'x', MH_OPTION_TEXT);
     text[MH_OPTION_TEXT] = '\0';
@@ -866,7 +872,7 @@ static void tensors_come_back(void **state)
     (void)state;
     mh_tensors *t;
     write_sample("t.safetensors");
-    assert_false(mh_path_exists("t.safetensors.tmp"));
+    assert_false(mh_path_exists("t.safetensors.mhmoe-tmp"));
     OK(mh_tensors_open(&t, "t.safetensors"));
     assert_int_equal(mh_tensors_count(t), 5);
     assert_string_equal(mh_tensors_meta(t, "kind"), "test");

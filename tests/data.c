@@ -357,7 +357,7 @@ static void test_training(void **state)
     FAILS(MH_EINTERRUPTED, "no tokenizer was written",
           mh_tokenizer_train(&training, "no.model", &(mh_progress){.stop = &stop}, NULL));
     assert_false(mh_path_exists("no.model"));
-    assert_false(mh_path_exists("no.model.tmp"));
+    assert_false(mh_path_exists("no.model.mhmoe-tmp"));
 
     /* That the model cannot be written is found before any text is read. */
     int reports = 0;
@@ -903,7 +903,7 @@ static void test_shard(void **state)
     mh_shard_writer writer;
     OK(mh_shard_create(&writer, "c.tokens", words));
     OK(mh_shard_put(&writer, id, COUNT));
-    put("c.tokens.tmp", "short");
+    put("c.tokens.mhmoe-tmp", "short");
     FAILS(MH_EIO, "another process", mh_shard_commit(&writer));
     assert_false(mh_path_exists("c.tokens"));
 
@@ -1077,14 +1077,14 @@ static void test_build_refusals(void **state)
     build.tokenizer = "words.model";
     FAILS(MH_EINTERRUPTED, "no was not written", mh_data_build(&build, &(mh_progress){.stop = &stop}, NULL));
     assert_false(mh_path_exists("no"));
-    assert_false(mh_path_exists("no.tmp"));
-    assert_false(mh_path_exists("no.lock"));
+    assert_false(mh_path_exists("no.mhmoe-tmp"));
+    assert_false(mh_path_exists("no.mhmoe-lock"));
 
     mh_new_folder other;
     OK(mh_new_folder_begin(&other, "both"));
-    OK(mh_make_dirs("both.tmp/of the other"));
-    FAILS(MH_ESTATE, "both.lock is held by process ", build_data(one, 1, "both/", 0.1, NULL));
-    assert_true(mh_path_is_dir("both.tmp/of the other"));
+    OK(mh_make_dirs("both.mhmoe-tmp/of the other"));
+    FAILS(MH_ESTATE, "both.mhmoe-lock is held by process ", build_data(one, 1, "both/", 0.1, NULL));
+    assert_true(mh_path_is_dir("both.mhmoe-tmp/of the other"));
     mh_new_folder_abort(&other);
 }
 

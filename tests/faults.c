@@ -294,7 +294,7 @@ static mh_status compare(mh_text *made)
                                            "moe.ffn_dim=0",          "moe.second_expert=all"};
     mh_recipe recipe = recipe_of("unused", "model.ffn_dim=16");
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
-        MH_TRY(mh_options_assign(&mh_recipe_options, &recipe, settings[i]));
+        MH_TRY(mh_options_assign(&mh_recipe_options, &recipe, settings[i], "settings"));
     snprintf(recipe.compare.output, sizeof recipe.compare.output, "%s", tiny_path("comparison"));
     json_t *result;
     bool begun = mh_path_exists(tiny_path("comparison/recipe.yaml"));
@@ -532,7 +532,8 @@ static void a_folder_has_one_process(void **state)
     static const struct {
         const char *lock;
         mh_status (*call)(mh_text *made);
-    } table[] = {{"run/lock", begin_or_resume}, {"comparison/lock", compare}, {"fresh.lock", build_fresh}};
+    } table[] = {
+        {"run/lock", begin_or_resume}, {"comparison/lock", compare}, {"fresh.mhmoe-lock", build_fresh}};
     char host[64] = "", sentence[256];
     gethostname(host, sizeof host - 1);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {

@@ -148,6 +148,14 @@ static void sampler_distributions(void **state)
     /* top_p is a share of what top_k leaves: .4 is over .45 of .85, though not of 1 */
     draw(&(mh_sampler){.temperature = 1, .top_p = .45, .top_k = 3, .seed = 5}, logits, 5, count);
     check_shares(count, (double[]){0, 1, 0, 0, 0}, 5);
+    /* a temperature below 0 is greedy; NaN is never drawn, wherever it stands */
+    draw(&(mh_sampler){.temperature = -1, .top_p = 1}, logits, 5, count);
+    check_shares(count, (double[]){0, 1, 0, 0, 0}, 5);
+    const float broken[] = {NAN, logf(.5f), NAN, logf(.5f), NAN};
+    draw(&(mh_sampler){.temperature = 0, .top_p = 1}, broken, 5, count);
+    check_shares(count, (double[]){0, 1, 0, 0, 0}, 5);
+    draw(&(mh_sampler){.temperature = 1, .top_p = 1, .seed = 7}, broken, 5, count);
+    check_shares(count, (double[]){0, .5, 0, .5, 0}, 5);
     double sum = .01 + .16 + .0025 + .04 + .0625; /* half the temperature squares p */
     draw(&(mh_sampler){.temperature = .5, .top_p = 1, .seed = 6}, logits, 5, count);
     check_shares(count, (double[]){.01 / sum, .16 / sum, .0025 / sum, .04 / sum, .0625 / sum}, 5);
@@ -366,6 +374,11 @@ static void generation_ends_with_the_context(void **state)
           mh_generate(session, tiny_tokenizer, &long_prompt, listen, &l, &result));
     mh_generation none = {.prompt = "", .sampler.top_p = 1}, no_share = {.prompt = "", .max_tokens = 1},
                   cold = {.prompt = "", .max_tokens = 1, .sampler = {.temperature = -1, .top_p = 1}};
+    mh_generation one = {.prompt = "", .max_tokens = 1, .sampler.top_p = 1};
+    strcpy(model->tokenizer_hash, "0123456789abcdef");
+    FAILS(MH_EMISMATCH, "not the one that the model of vocabulary 320 was trained with",
+          mh_generate(session, tiny_tokenizer, &one, listen, &l, &result));
+    model->tokenizer_hash[0] = '\0';
     FAILS(MH_EVALUE, "max_tokens is 0", mh_generate(session, tiny_tokenizer, &none, listen, &l, &result));
     FAILS(MH_EVALUE, "top_p is 0", mh_generate(session, tiny_tokenizer, &no_share, listen, &l, &result));
     FAILS(MH_EVALUE, "temperature is -1", mh_generate(session, tiny_tokenizer, &cold, listen, &l, &result));
@@ -602,7 +615,7 @@ static void newest_of_a_run(void **state)
     OK(mh_make_dirs(tiny_path("several")));
     OK(mh_file_write(tiny_path("several/compare.json"), "{}", 2));
     FAILS(MH_EIO, "several/MODEL/seed-N", mh_checkpoint_locate(tiny_path("several"), folder));
-    static const char *const names[] = {"step-000009", "step-000100", "step-1000000.tmp", "step-x",
+    static const char *const names[] = {"step-000009", "step-000100", "step-1000000.mhmoe-tmp", "step-x",
                                         "step-000099"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char name[64];
@@ -721,7 +734,7 @@ static void import_refuses(void **state)
     OK(mh_file_write(file, data, bytes));
     FAILS(MH_EIO, "no-such", mh_import_llama2c(file, tiny_path("no-such.model"), output));
     assert_false(mh_path_exists(output));
-    assert_false(mh_path_exists(tiny_path("refused.tmp")));
+    assert_false(mh_path_exists(tiny_path("refused.mhmoe-tmp")));
 }
 
 /* The greedy story printed in stories260K.md, word for word. */

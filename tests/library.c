@@ -206,7 +206,7 @@ static void what_cannot_be_made_is_refused(void **state)
     OK(mh_recipe_set(recipe, "model.vocab=100"));
     FAILS(MH_EMISMATCH, "the tokenizer has 320 pieces",
           mh_trainer_create(&trainer, recipe, tiny_tokenizer, NULL));
-    FAILS(MH_EUSAGE, "moe.experts", mh_recipe_set(recipe, "moe.expert=4"));
+    FAILS(MH_EVALUE, "moe.experts", mh_recipe_set(recipe, "moe.expert=4"));
     OK(mh_trainer_create(&trainer, recipe, NULL, NULL));
     mh_trainer_free(trainer);
     mh_recipe_free(recipe);
@@ -507,6 +507,18 @@ static void bf16_is_near_and_gradients_add_up(void **state)
     alone_release(&b);
 }
 
+static void the_layer_takes_what_its_plan_can_number(void **state)
+{
+    (void)state;
+    alone a = shared_layer("train.precision=f32"); /* 2 heads, 3 choices */
+    assert_int_equal(mh_layer_bytes(a.layer, 0), 0);
+    assert_int_equal(mh_layer_bytes(a.layer, -1), 0);
+    assert_true(mh_layer_bytes(a.layer, INT32_MAX / 6) > mh_layer_bytes(a.layer, 1));
+    assert_int_equal(mh_layer_bytes(a.layer, INT32_MAX / 6 + 1), 0);
+    assert_int_equal(mh_layer_bytes(a.layer, INT64_MAX), 0);
+    alone_release(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -520,6 +532,7 @@ int main(void)
         cmocka_unit_test(the_layer_agrees_with_reference_vectors),
         cmocka_unit_test(the_gradient_is_that_of_the_loss),
         cmocka_unit_test(bf16_is_near_and_gradients_add_up),
+        cmocka_unit_test(the_layer_takes_what_its_plan_can_number),
     };
     return cmocka_run_group_tests(tests, tiny_setup, tiny_teardown);
 }

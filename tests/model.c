@@ -167,11 +167,12 @@ static void test_bad_presets(void **state)
         {"none", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a, but that is none"},
         {"mhmoe-h2", "moe.beta=0.5", "moe.beta 0.5 is a setting of model.preset mhmoe-a"},
         {"fine-grained-k7", NULL, "number of pieces 7 does not divide model.ffn_dim 2048"},
-        {"mhmoe-h5", NULL, "moe.heads 5 does not divide model.dim 768"}};
+        {"mhmoe-h5", NULL,
+         "cuts model.dim 768 into 5 heads, which must be alike; choose a multiple, for example "}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         mh_config c = named(bad[i].preset, 768, 2048);
         if (bad[i].set)
-            OK(mh_options_assign(&mh_config_options, &c, bad[i].set));
+            OK(mh_options_assign(&mh_config_options, &c, bad[i].set, "--set"));
         FAILS(MH_EVALUE, bad[i].sentence, mh_config_resolve(&c));
     }
     mh_config c = named("mhmoe-a", 768, 2048);
@@ -222,7 +223,7 @@ static void test_bad_configs(void **state)
     for (size_t i = 0; i < sizeof contradictions / sizeof *contradictions; i++) {
         c = small_mhmoe();
         for (int k = 0; k < 2 && contradictions[i].set[k]; k++)
-            OK(mh_options_assign(&mh_config_options, &c, contradictions[i].set[k]));
+            OK(mh_options_assign(&mh_config_options, &c, contradictions[i].set[k], "--set"));
         if (contradictions[i].sentence)
             FAILS(MH_EVALUE, contradictions[i].sentence, mh_config_resolve(&c));
         else
@@ -239,7 +240,10 @@ static void test_bad_configs(void **state)
     FAILS(MH_EVALUE, "moe.every 5", mh_config_resolve(&c));
     c = small();
     strcpy(c.preset, "mhmoe-h3"); /* 32 is no multiple of 3 */
-    FAILS(MH_EVALUE, "moe.heads 3 does not divide model.dim 32", mh_config_resolve(&c));
+    FAILS(MH_EVALUE,
+          "model.preset mhmoe-h3 cuts model.dim 32 into 3 heads, which must be alike; choose a multiple, for "
+          "example 48",
+          mh_config_resolve(&c));
 }
 
 static void test_config_json(void **state)

@@ -87,7 +87,7 @@ static int teardown(void **state)
 
 static void set(mh_recipe *recipe, const char *assignment)
 {
-    OK(mh_options_assign(&mh_recipe_options, recipe, assignment));
+    OK(mh_options_assign(&mh_recipe_options, recipe, assignment, "--set"));
 }
 
 /* A run on the corpus. */
@@ -122,7 +122,9 @@ static void recipe_errors_are_sentences(void **state)
         const char *change, *sentence;
     } wrong[] = {
         {"moe.heads=3", "moe.heads 3 does not divide model.dim 32; the nearest that do are 2 and 4"},
+        {"model.bos=100", "model.bos 100 is not below model.vocab 100"},
         {"moe.top_k=5", "moe.top_k 5 is over moe.experts 4"},
+        {"moe.experts=0", "but the model has no experts that it could apply to; set moe.experts"},
         {"train.micro_batch=3", "the nearest that do are 2 and 4"},
         {"train.micro_batch=5", "the largest that does is 4"},
         {"train.sequence=33", "over model.context 32"},
@@ -730,11 +732,11 @@ static void retention_keeps_the_newest(void **state)
     set(&recipe, "train.checkpoint_every=1");
     set(&recipe, "train.keep=2");
     OK(mh_make_dirs(step_path("kept", 9, "")));
-    OK(rename(step_path("kept", 9, ""), at("kept/checkpoints/step-000009.tmp")) == 0 ? MH_OK : MH_EIO);
+    OK(rename(step_path("kept", 9, ""), at("kept/checkpoints/step-000009.mhmoe-tmp")) == 0 ? MH_OK : MH_EIO);
     run_new(recipe);
     for (int step = 0; step <= 6; step++)
         assert_int_equal(mh_path_exists(step_path("kept", step, "")), step >= 5);
-    assert_false(mh_path_exists(at("kept/checkpoints/step-000009.tmp")));
+    assert_false(mh_path_exists(at("kept/checkpoints/step-000009.mhmoe-tmp")));
     same_checkpoint("whole", "kept", 6);
 }
 
@@ -764,7 +766,7 @@ static void nothing_half_written_on_a_full_disk(void **state)
     setrlimit(RLIMIT_FSIZE, &was);
     assert_int_equal(status, MH_EIO);
     assert_false(mh_path_exists(step_path("full", 0, "")));
-    assert_false(mh_path_exists(at("full/checkpoints/step-000000.tmp")));
+    assert_false(mh_path_exists(at("full/checkpoints/step-000000.mhmoe-tmp")));
     OK(run(tiny_recipe("full"), MH_TRAIN_NEW, NULL, &w)); /* and the same command works once there is room */
     same_checkpoint("whole", "full", 6);
     mh_text_release(&w.messages);
@@ -822,7 +824,8 @@ static void weights_of_another_model_are_refused(void **state)
     mh_recipe recipe = tiny_recipe("other");
     set(&recipe, "model.attention_heads=4");
     set(&recipe, "model.kv_heads=4");
-    FAILS(MH_EMISMATCH, "2 attention heads", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
+    FAILS(MH_EMISMATCH, "its model.attention_heads is 2, that of the recipe 4",
+          run(recipe, MH_TRAIN_NEW, at("whole"), &w));
     recipe = tiny_recipe("other");
     set(&recipe, "model.dim=64");
     FAILS(MH_EMISMATCH, "but the recipe asks for [", run(recipe, MH_TRAIN_NEW, at("whole"), &w));
@@ -983,8 +986,12 @@ static void models_of_a_comparison_are_refused_by_name(void **state)
     } wrong[] = {
         {MH_EVALUE, "", "no models are named"},
         {MH_EVALUE, "dense,smoe", "model smoe: model.preset \"smoe\" is not known"},
-        {MH_EVALUE, "dense, dense train.rate=1", "two models are called dense"},
-        {MH_EVALUE, "dense, b=dense moe.head=on", "model b: moe.head and model.preset dense contradict"},
+        {MH_EVALUE, "dense, dense", "two models are called dense"},
+        {MH_EVALUE, "dense, smoe-top1 moe.experts=2", "another name; write NAME=smoe-top1 moe.experts=2"},
+        {MH_EVALUE, "dense, b=dense moe.head=on",
+         "model b: moe.head is \"on\", but the model has no experts"},
+        {MH_EVALUE, "smoe-top1, b=smoe-top1 moe.heads=2",
+         "model.preset smoe-top1 and moe.heads 2 contradict"},
         {MH_EVALUE, "a/b=dense", "\"a/b\" cannot be the name of a model"},
         {MH_EVALUE, "dense,", "\"\" cannot be the name"},
         {MH_EVALUE, "a=dense moe.heads", "model a: \"moe.heads\" is no setting"},
@@ -1105,7 +1112,8 @@ static void budgets_buy_updates(void **state)
     assert_int_equal(steps_of("tokens=1.28e4"), 100);
     assert_int_equal(steps_of("flops=1e6"), 8); /* 7.8 */
     assert_int_equal(steps_of("seconds=60"), 120);
-    static const char *const wrong[] = {"hours=3", "steps=0", "steps=-1", "steps=x", "17", "steps"};
+    static const char *const wrong[] = {"hours=3", "steps=0", "steps=1.5", "steps=-1",
+                                        "steps=x", "17",      "steps"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         mh_recipe recipe = tiny_recipe("unused");
         mh_budget what;
@@ -1352,10 +1360,38 @@ static void a_stopped_comparison_goes_on(void **state)
     assert_int_equal(rest.updates, 0);
     json_decref(result);
 
-    /* It is of these settings alone. */
-    set(&recipe, "compare.budget=steps=7");
-    FAILS(MH_EMISMATCH, "train.steps may not change", compare(recipe, true, &rest, &result));
+    /* It is of these settings alone, and what was refused is not remembered. */
+    mh_recipe other = recipe;
+    set(&other, "compare.budget=steps=7");
+    FAILS(MH_EMISMATCH, "train.steps may not change", compare(other, true, &rest, &result));
+    other = recipe;
+    set(&other, "compare.seeds=1");
+    FAILS(MH_EMISMATCH, "dense/seed-2 is a run of this comparison that is asked for no more",
+          compare(other, true, &rest, &result));
+    other = recipe;
+    set(&other, "compare.models=smoe-top1");
+    FAILS(MH_EMISMATCH, "dense/seed-1 is a run of this comparison that is asked for no more",
+          compare(other, true, &rest, &result));
+    OK(mh_recipe_read(&other, at("interrupted/recipe.yaml"), NULL, 0));
+    assert_string_equal(other.compare.budget, "");
+    OK(compare(other, true, &rest, &result));
+    assert_int_equal(rest.updates, 0);
     json_decref(result);
+}
+
+static void unfit_texts_are_found_before_training(void **state)
+{
+    (void)state;
+    json_t *result;
+    compare_watcher w = {0};
+    char valid[2 * MH_PATH];
+    mh_recipe recipe = comparison_recipe("unfit", "dense");
+    OK(mh_file_write(at("unfit.txt"), "\xff\xfe\xfd", 3));
+    snprintf(valid, sizeof valid, "compare.valid=x=%s", at("unfit.txt"));
+    set(&recipe, valid);
+    FAILS(MH_EFORMAT, "are not valid UTF-8", compare(recipe, false, &w, &result));
+    assert_int_equal(w.updates, 0);
+    assert_false(mh_path_exists(at("unfit")));
 }
 
 static void a_model_that_fails_leaves_the_others(void **state)
@@ -1418,6 +1454,7 @@ int main(void)
         cmocka_unit_test(results_are_what_the_logs_say),
         cmocka_unit_test(a_comparison_pairs_by_seed), /* its runs are what the next compares with */
         cmocka_unit_test(a_stopped_comparison_goes_on),
+        cmocka_unit_test(unfit_texts_are_found_before_training),
         cmocka_unit_test(a_model_that_fails_leaves_the_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -144,10 +144,14 @@ mh_status mh_make_parent(const char *path); /* the folders above it */
 /* Reads a whole file of at most `limit` bytes. Release `out` with mh_text_release. */
 mh_status mh_file_read(const char *path, size_t limit, mh_text *out);
 
-/* A file that appears under its name only when complete: written aside as path.tmp, synced, renamed. */
+/* Behind the name of what is being written. What a killed process left under such a name is removed unasked,
+ * so nobody else may call anything that. */
+#define MH_ASIDE ".mhmoe-tmp"
+
+/* A file that appears under its name only when complete: written aside, synced, renamed. */
 typedef struct {
     FILE *file;
-    char path[MH_PATH], aside[MH_PATH + 8];
+    char path[MH_PATH], aside[MH_PATH + sizeof MH_ASIDE];
 } mh_writer;
 
 mh_status mh_writer_open(mh_writer *writer, const char *path);
@@ -186,15 +190,15 @@ void mh_lock_remove(mh_lock *lock);  /* releases it and removes the file */
 
 /* ---- folder.c: folders that appear only when complete -------------------------------------------------- */
 
-/* A folder that appears only when complete: fill `aside` (path.tmp, emptied first), then commit syncs every
+/* A folder that appears only when complete: fill `aside`, emptied first, then commit syncs every
  * file in it, renames it to `path`, which must not exist, and syncs the parent. */
 mh_status mh_folder_begin(char aside[MH_PATH], const char *path);
 mh_status mh_folder_commit(const char *aside, const char *path);
 mh_status mh_remove_tree(const char *path); /* a missing path is fine */
 
-/* The same for a folder that must not exist at the beginning either, made by one process at a time: path.lock
- * is held meanwhile and then removed. Commit ends it in any case. Abort removes what was begun and keeps the
- * sentence of the failure; harmless after commit, and on {0}. */
+/* The same for a folder that must not exist at the beginning either, made by one process at a time:
+ * path.mhmoe-lock is held meanwhile and then removed. Commit ends it in any case. Abort removes what was
+ * begun and keeps the sentence of the failure; harmless after commit, and on {0}. */
 typedef struct {
     char path[MH_PATH], aside[MH_PATH];
     mh_lock lock;
@@ -334,8 +338,9 @@ void mh_options_defaults(const mh_options *options, void *config);
 mh_status mh_options_set(const mh_options *options, void *config, const char *key, const char *text,
                          const char *where);
 
-/* The same for "section.key=text" from a command line: what is wrong with it is MH_EUSAGE. */
-mh_status mh_options_assign(const mh_options *options, void *config, const char *assignment);
+/* The same for "section.key=text". */
+mh_status mh_options_assign(const mh_options *options, void *config, const char *assignment,
+                            const char *where);
 
 #define MH_RECIPE_LIMIT ((size_t)1 << 20) /* bytes of a file */
 mh_status mh_options_read_yaml(const mh_options *options, void *config, const char *path);

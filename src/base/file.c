@@ -103,7 +103,7 @@ mh_status mh_writer_open(mh_writer *writer, const char *path)
 {
     writer->file = NULL;
     MH_TRY(mh_path_join(writer->path, "", path));
-    snprintf(writer->aside, sizeof writer->aside, "%s.tmp", path);
+    snprintf(writer->aside, sizeof writer->aside, "%s" MH_ASIDE, path);
     struct stat s;
     if (stat(path, &s) == 0 && !S_ISREG(s.st_mode)) /* renaming onto /dev/null would replace it */
         return mh_fail(MH_EIO, "cannot write %s: it is a %s; choose the name of a file", path,

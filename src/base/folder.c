@@ -60,7 +60,7 @@ mh_status mh_remove_tree(const char *path)
 
 mh_status mh_folder_begin(char aside[MH_PATH], const char *path)
 {
-    MH_TRY(beside(aside, path, ".tmp"));
+    MH_TRY(beside(aside, path, MH_ASIDE));
     MH_TRY(mh_remove_tree(aside));
     return mh_make_dirs(aside);
 }
@@ -85,7 +85,7 @@ mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path)
     char lock[MH_PATH];
     folder->lock = (mh_lock){0}; /* for mh_new_folder_abort */
     MH_TRY(beside(folder->path, path, ""));
-    MH_TRY(beside(lock, path, ".lock"));
+    MH_TRY(beside(lock, path, ".mhmoe-lock"));
     if (mh_path_exists(folder->path))
         return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first",
                        folder->path);

@@ -12,7 +12,7 @@ mh_status mh_lock_take(mh_lock *lock, const char *path)
 {
     lock->fd = -1;
     MH_TRY(mh_path_join(lock->path, "", path));
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0)
         return mh_fail_errno("lock", path);
     mh_status status = MH_OK;

@@ -178,15 +178,15 @@ mh_status mh_options_set(const mh_options *options, void *config, const char *ke
     return mh_fail(MH_EVALUE, "%s: unknown key \"%.200s\"; did you mean \"%s\"?", where, key, best);
 }
 
-mh_status mh_options_assign(const mh_options *options, void *config, const char *assignment)
+mh_status mh_options_assign(const mh_options *options, void *config, const char *assignment,
+                            const char *where)
 {
     const char *equals = strchr(assignment, '=');
     char key[128];
     if (equals == NULL || equals - assignment >= (ptrdiff_t)sizeof key)
-        return mh_fail(MH_EUSAGE, "--set takes section.key=value, not \"%.200s\"", assignment);
+        return mh_fail(MH_EVALUE, "%s takes section.key=value, not \"%.200s\"", where, assignment);
     snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
-    mh_status status = mh_options_set(options, config, key, equals + 1, "--set");
-    return status == MH_EVALUE ? MH_EUSAGE : status; /* it was given on the command line */
+    return mh_options_set(options, config, key, equals + 1, where);
 }
 
 void mh_options_defaults(const mh_options *options, void *config)

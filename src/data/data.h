@@ -22,9 +22,6 @@ const void *mh_tokenizer_bytes(const mh_tokenizer *tokenizer, size_t *bytes);
 mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *text, size_t length, bool start,
                                    mh_ids *ids);
 
-/* The bytes that one id adds in the middle of a text (streaming); a byte piece gives one byte. */
-mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text);
-
 /* ---- tokenizer_train.cc: a tokenizer out of a sample of text ------------------------------------------- */
 
 typedef struct {
@@ -57,11 +54,6 @@ mh_status mh_tokenizer_caught(const char *what);
 #define MH_TOKENIZER_SEAL 12
 void mh_tokenizer_seal(const void *model, size_t bytes, char seal[MH_TOKENIZER_SEAL]);
 mh_status mh_tokenizer_check_seal(const void *file, size_t bytes, const char *what);
-
-/* ---- ids.c: lists of tokens ---------------------------------------------------------------------------- */
-
-/* Appends `count` ids as they are. */
-mh_status mh_ids_add(mh_ids *ids, const int32_t *id, int64_t count);
 
 /* ---- source.c: streams of bytes out of files, folders and tars, decompressed --------------------------- */
 

@@ -13,6 +13,9 @@ mh_status mh_model_load(mh_model **model, mh_tokenizer **tokenizer, const char *
     *model = NULL;
     if (tokenizer != NULL)
         *tokenizer = NULL;
+    if (precision != MH_PRECISION_F32 && precision != MH_PRECISION_BF16)
+        return mh_fail(MH_EVALUE, "%d is no precision; use MH_PRECISION_F32 or MH_PRECISION_BF16",
+                       (int)precision);
     MH_TRY(mh_checkpoint_locate(path, folder));
     MH_TRY(mh_checkpoint_read(model, tokenizer, folder, precision, false));
     if (tokenizer == NULL || *tokenizer != NULL)
@@ -33,4 +36,14 @@ int64_t mh_model_vocab(const mh_model *model)
 int64_t mh_model_context(const mh_model *model)
 {
     return model->config.context;
+}
+
+int32_t mh_model_bos(const mh_model *model)
+{
+    return (int32_t)model->config.bos;
+}
+
+int32_t mh_model_eos(const mh_model *model)
+{
+    return (int32_t)model->config.eos;
 }

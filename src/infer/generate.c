@@ -91,7 +91,7 @@ static mh_status take(stream *s, const mh_tokenizer *tokenizer, int32_t id, bool
     return MH_OK;
 }
 
-static mh_status check(const mh_generation *g, const mh_config *config, const mh_tokenizer *tokenizer)
+static mh_status check(const mh_generation *g, const mh_model *model, const mh_tokenizer *tokenizer)
 {
     const mh_sampler *sampler = &g->sampler;
     if (g->max_tokens < 1)
@@ -102,35 +102,41 @@ static mh_status check(const mh_generation *g, const mh_config *config, const mh
         return mh_fail(MH_EVALUE, "top_k is %lld; it must be 0 (all) or above", (long long)sampler->top_k);
     if (!(sampler->top_p > 0 && sampler->top_p <= 1))
         return mh_fail(MH_EVALUE, "top_p is %g; it must be over 0 and at most 1 (all)", sampler->top_p);
-    if (mh_tokenizer_vocab(tokenizer) != config->vocab)
-        return mh_fail(
-            MH_EMISMATCH,
-            "the tokenizer has %d pieces, but the model's vocabulary is %lld; use the model's own tokenizer",
-            mh_tokenizer_vocab(tokenizer), (long long)config->vocab);
+    if (mh_tokenizer_vocab(tokenizer) != model->config.vocab ||
+        (model->tokenizer_hash[0] && strcmp(model->tokenizer_hash, mh_tokenizer_hash(tokenizer)) != 0))
+        return mh_fail(MH_EMISMATCH,
+                       "this tokenizer of %d pieces is not the one that the model of vocabulary %lld was "
+                       "trained with; use the model's own",
+                       mh_tokenizer_vocab(tokenizer), (long long)model->config.vocab);
     return MH_OK;
 }
 
-/* The token that texts start after, then those of the prompt; `ids` gets room for the whole context. */
-static mh_status encode_prompt(mh_ids *ids, const mh_config *config, const mh_tokenizer *tokenizer,
+mh_status mh_prompt_encode(const mh_model *model, const mh_tokenizer *tokenizer, const char *text,
+                           size_t length, mh_ids *ids)
+{
+    int32_t start = mh_model_bos(model);
+    if (start >= 0)
+        MH_TRY(mh_ids_add(ids, &start, 1));
+    return mh_tokenizer_encode(tokenizer, text, length, ids);
+}
+
+/* `ids` gets room for the whole context. */
+static mh_status encode_prompt(mh_ids *ids, const mh_model *model, const mh_tokenizer *tokenizer,
                                const char *prompt)
 {
-    MH_TRY(mh_tokenizer_encode(tokenizer, prompt, strlen(prompt), ids));
-    int64_t start = config->bos >= 0;
-    int64_t count = ids->count + start;
-    if (count == 0)
+    int64_t context = mh_model_context(model);
+    MH_TRY(mh_prompt_encode(model, tokenizer, prompt, strlen(prompt), ids));
+    if (ids->count == 0)
         return mh_fail(MH_EVALUE,
                        "the prompt is empty and the model has no token that starts a text; give a prompt");
-    if (count > config->context)
+    if (ids->count > context)
         return mh_fail(MH_EVALUE,
                        "the prompt has %lld tokens, but the model's context is %lld; shorten the prompt",
-                       (long long)count, (long long)config->context);
-    int32_t *room = realloc(ids->id, (size_t)config->context * sizeof *room);
+                       (long long)ids->count, (long long)context);
+    int32_t *room = realloc(ids->id, (size_t)context * sizeof *room);
     if (room == NULL)
-        return mh_fail(MH_EMEMORY, "the system refused memory for %lld tokens", (long long)config->context);
-    memmove(room + start, room, (size_t)ids->count * sizeof *room);
-    if (start)
-        room[0] = (int32_t)config->bos;
-    *ids = (mh_ids){room, count, config->context};
+        return mh_fail(MH_EMEMORY, "the system refused memory for %lld tokens", (long long)context);
+    *ids = (mh_ids){room, ids->count, context};
     return MH_OK;
 }
 
@@ -172,20 +178,20 @@ static mh_status write_text(mh_session *session, const mh_tokenizer *tokenizer, 
 mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const mh_generation *generation,
                       mh_on_text *on_text, void *context, mh_generated *result)
 {
-    const mh_config *config = &mh_session_model(session)->config;
+    const mh_model *model = mh_session_model(session);
     stream s = {.stop = generation->stop, .on_text = on_text, .context = context};
     s.stop_length = s.stop ? strlen(s.stop) : 0;
     mh_ids ids = {0};
     mh_candidate *work = NULL;
     *result = (mh_generated){0};
-    mh_status status = check(generation, config, tokenizer);
+    mh_status status = check(generation, model, tokenizer);
     if (status == MH_OK)
-        status = encode_prompt(&ids, config, tokenizer, generation->prompt);
+        status = encode_prompt(&ids, model, tokenizer, generation->prompt);
     if (status == MH_OK) {
-        work = malloc((size_t)config->vocab * sizeof *work);
+        work = malloc((size_t)mh_model_vocab(model) * sizeof *work);
         status = work ? write_text(session, tokenizer, generation, &ids, work, &s, result)
                       : mh_fail(MH_EMEMORY, "the system refused memory for %lld candidates",
-                                (long long)config->vocab);
+                                (long long)mh_model_vocab(model));
     }
     free(work);
     mh_ids_release(&ids);

@@ -36,7 +36,7 @@ static int32_t most_likely(const float *logits, int64_t vocab)
 {
     int64_t best = 0;
     for (int64_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[best])
+        if (logits[i] > logits[best] || isnan(logits[best]))
             best = i;
     return (int32_t)best;
 }
@@ -47,7 +47,7 @@ int32_t mh_sample(const mh_sampler *sampler, uint64_t index, const float *logits
                   mh_candidate *work)
 {
     int32_t best = most_likely(logits, vocab);
-    if (sampler->temperature == 0)
+    if (!(sampler->temperature > 0))
         return best;
 
     int64_t count = 0;

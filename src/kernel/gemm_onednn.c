@@ -340,8 +340,8 @@ static void product_bf16(state *s, const mh_product *p, mh_isa isa)
 }
 
 /* Inside dnnl_sgemm the stack pointer may point into the heap. A signal handler on this thread's stack would
- * overwrite what lies there, so signals wait, or go to another thread. A single row is multiplied without such
- * tricks, and waiting would cost it as much as the product of a small model. */
+ * overwrite what lies there, so signals wait, or go to another thread. A single row is multiplied without
+ * such tricks, and waiting would cost it as much as the product of a small model. */
 static bool product_f32(const mh_product *p)
 {
     sigset_t all, before;

@@ -271,7 +271,7 @@ mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const c
     return status;
 }
 
-/* -1 also for what is still being written (*.tmp) */
+/* -1 also for what is still being written, with MH_ASIDE behind */
 int64_t mh_checkpoint_step(const char *folder)
 {
     const char *slash = strrchr(folder, '/'), *name = slash != NULL ? slash + 1 : folder;

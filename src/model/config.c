@@ -195,6 +195,14 @@ static mh_status check_moe(const mh_config *c)
     return check_routing(m);
 }
 
+static mh_status check_token(const char *key, int64_t token, int64_t vocab)
+{
+    if (token < vocab)
+        return MH_OK;
+    return mh_fail(MH_EVALUE, "%s %lld is not below model.vocab %lld; choose a token, or leave it out", key,
+                   (long long)token, (long long)vocab);
+}
+
 mh_status mh_config_resolve(mh_config *c)
 {
     mh_moe_config *m = &c->moe;
@@ -235,10 +243,8 @@ mh_status mh_config_resolve(mh_config *c)
         return mh_fail(MH_EVALUE,
                        "model.vocab is %lld; give the number of token ids, or data with a tokenizer",
                        (long long)c->vocab);
-    if (c->bos >= c->vocab || c->eos >= c->vocab)
-        return mh_fail(MH_EVALUE, "model.bos %lld and model.eos %lld must be below model.vocab %lld",
-                       (long long)c->bos, (long long)c->eos, (long long)c->vocab);
-    return MH_OK;
+    MH_TRY(check_token("model.bos", c->bos, c->vocab));
+    return check_token("model.eos", c->eos, c->vocab);
 }
 
 bool mh_config_is_moe(const mh_config *config, int64_t layer)

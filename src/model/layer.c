@@ -104,6 +104,10 @@ static void layout(const mh_layer *l, work *w, mh_arena *arena, int64_t tokens)
 
 size_t mh_layer_bytes(const mh_layer *layer, int64_t tokens)
 {
+    const mh_moe_config *m = &layer->ffn.moe;
+    int64_t choices = m->experts ? m->heads * m->top_k : 1; /* a dispatch plan numbers its rows in 32 bits */
+    if (tokens < 1 || tokens > INT32_MAX / choices)
+        return 0;
     work w;
     mh_arena count = {0};
     mh_take(&count, sizeof w);

@@ -42,6 +42,7 @@ static mh_status dense(mh_config *c, int64_t number)
 static mh_status smoe(mh_config *c, int64_t k)
 {
     fill(&c->moe.experts, c->moe.baseline_experts);
+    MH_TRY(demand(&c->moe.heads, 1, "moe.heads", c));
     return demand(&c->moe.top_k, k, "moe.top_k", c);
 }
 
@@ -126,7 +127,12 @@ static mh_status mhmoe_b(mh_config *c, int64_t heads)
                                    .matrices = (int64_t)matrices(c),
                                    .multiple_of = 8};
     MH_TRY(demand(&m->heads, heads, "moe.heads", c));
-    MH_TRY(mh_check_divides("model.dim", c->dim, "moe.heads", m->heads));
+    if (c->dim % m->heads != 0) /* an example that attention can cut, too */
+        return mh_fail(MH_EVALUE,
+                       "model.preset %s cuts model.dim %lld into %lld heads, which must be alike; choose a "
+                       "multiple, for example %lld",
+                       c->preset, (long long)c->dim, (long long)m->heads,
+                       (long long)mh_multiple(c->dim, 2 * c->attention_heads * m->heads));
     mh_status status = mh_parity_solve(&baseline, m->heads, m->top_k, &plan);
     if (status != MH_OK)
         return mh_fail_in(status, "model.preset %s with model.ffn_dim %lld", c->preset,

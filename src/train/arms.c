@@ -19,9 +19,16 @@ static mh_status check_name(const char *name)
                    name, MH_ARM_NAME - 1);
 }
 
-/* "mhmoe-h2" or "head-only=mhmoe-h2 moe.merge=off": cuts `words` up. `of_experts` is a setting of the model's
- * own that only a model with experts has, or NULL. */
-static mh_status read_arm(mh_arm *arm, char *words, const char **of_experts)
+/* The recipe's section moe is for the models that have experts. */
+static void leave_moe(mh_recipe *recipe)
+{
+    mh_recipe usual;
+    mh_options_defaults(&mh_recipe_options, &usual);
+    recipe->model.moe = usual.model.moe;
+}
+
+/* "mhmoe-h2" or "head-only=mhmoe-h2 moe.merge=off": cuts `words` up. */
+static mh_status read_arm(mh_arm *arm, char *words)
 {
     const char *preset = strsep(&words, " \t"), *word;
     char *equals = strchr(preset, '='), where[MH_ARM_NAME + 16];
@@ -33,10 +40,18 @@ static mh_status read_arm(mh_arm *arm, char *words, const char **of_experts)
     if (equals != NULL)
         preset = equals + 1;
     MH_TRY(mh_options_set(&mh_recipe_options, &arm->recipe, "model.preset", preset, where));
+    if (strncmp(preset, "dense", strlen("dense")) == 0)
+        leave_moe(&arm->recipe);
+    bool named = equals != NULL;
     while ((word = strsep(&words, " \t")) != NULL) {
         if (*word == '\0')
             continue;
         equals = strchr(word, '=');
+        if (equals != NULL && !named)
+            return mh_fail(MH_EVALUE,
+                           "%s: with settings of its own it is another model and needs another name; write "
+                           "NAME=%s %s",
+                           where, preset, word);
         if (equals == NULL)
             return mh_fail(
                 MH_EVALUE,
@@ -44,8 +59,6 @@ static mh_status read_arm(mh_arm *arm, char *words, const char **of_experts)
                 where, word);
         *equals = '\0';
         MH_TRY(mh_options_set(&mh_recipe_options, &arm->recipe, word, equals + 1, where));
-        if (strncmp(word, "moe.", 4) == 0 && strcmp(word, "moe.experts") != 0)
-            *of_experts = word;
     }
     return MH_OK;
 }
@@ -57,21 +70,17 @@ static mh_status check_comparable(const mh_arm *arm, const mh_recipe *common)
                                        "train.sequence",   "train.batch",         "train.seed",
                                        "train.data_seed",  "train.steps",         "train.run",
                                        "train.eval_every", "train.eval_sequences"};
-    mh_text own = {0}, others = {0};
-    mh_status status = MH_OK;
-    for (size_t i = 0; status == MH_OK && i < sizeof keys / sizeof *keys; i++) {
-        own.length = others.length = 0;
-        status = mh_recipe_value(&arm->recipe, keys[i], &own);
-        if (status == MH_OK)
-            status = mh_recipe_value(common, keys[i], &others);
-        if (status == MH_OK && strcmp(own.data, others.data) != 0)
-            status = mh_fail(MH_EMISMATCH,
-                             "model %s cannot be compared with the others: its %s is %s and theirs %s; leave "
-                             "that setting to the recipe",
-                             arm->name, keys[i], own.data, others.data);
-    }
-    mh_text_release(&own);
-    mh_text_release(&others);
+    mh_text values[2] = {0};
+    const char *key;
+    mh_status status =
+        mh_recipe_difference(&arm->recipe, common, keys, sizeof keys / sizeof *keys, &key, values);
+    if (status == MH_OK && key != NULL)
+        status = mh_fail(MH_EMISMATCH,
+                         "model %s cannot be compared with the others: its %s is %s and theirs %s; leave "
+                         "that setting to the recipe",
+                         arm->name, key, values[0].data, values[1].data);
+    mh_text_release(&values[0]);
+    mh_text_release(&values[1]);
     return status;
 }
 
@@ -87,17 +96,11 @@ static void count_cost(mh_arm *arm)
 static mh_status make_arm(mh_arm *arm, char *words, const mh_recipe *common, const mh_batches *data)
 {
     arm->recipe = *common;
-    const char *of_experts = NULL;
-    MH_TRY(read_arm(arm, words, &of_experts));
+    MH_TRY(read_arm(arm, words));
     MH_TRY(check_comparable(arm, common));
     mh_status status = mh_recipe_resolve(&arm->recipe, data);
     if (status != MH_OK)
         return mh_fail_in(status, "model %s", arm->name);
-    if (of_experts != NULL && arm->recipe.model.moe.experts == 0)
-        return mh_fail(MH_EVALUE,
-                       "model %s: %s and model.preset %s contradict each other: without experts there is "
-                       "nothing to set; leave it out, or choose a preset with experts",
-                       arm->name, of_experts, arm->recipe.model.preset);
     count_cost(arm);
     return MH_OK;
 }
@@ -233,12 +236,13 @@ mh_status mh_budget_read(mh_budget *budget, const mh_recipe *recipe)
         if (strncmp(text, kinds[i], length) != 0)
             continue;
         budget->kind = i;
-        if (mh_text_to_double(text + length, &budget->amount) && budget->amount > 0)
+        bool read = mh_text_to_double(text + length, &budget->amount) && budget->amount > 0;
+        if (read && (i != MH_BUDGET_STEPS || budget->amount == floor(budget->amount)))
             return MH_OK;
     }
     return mh_fail(MH_EVALUE,
                    "compare.budget is steps=N, tokens=N, flops=N or seconds=N with N over 0 (such as "
-                   "tokens=10e6), not \"%.100s\"",
+                   "tokens=10e6; steps are whole), not \"%.100s\"",
                    text);
 }
 

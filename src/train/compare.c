@@ -17,7 +17,33 @@ typedef struct {
     double *loss; /* [runs][sets] */
 } comparer;
 
+static void release(comparer *m)
+{
+    mh_lock_release(&m->lock);
+    mh_batches_close(m->data);
+    free(m->c.run);
+    free(m->c.set);
+    free(m->c.arm);
+    free(m->loss);
+}
+
 /* ---- the plan: nothing is written yet ------------------------------------------------------------------ */
+
+/* Reads a text to its end: found unfit only after the first training, it would be late. */
+static mh_status check_text(const char *path)
+{
+    mh_corpus *corpus;
+    mh_document document;
+    bool end = false;
+    MH_TRY(mh_corpus_open(&corpus, &path, 1));
+    mh_status status = MH_OK;
+    while (status == MH_OK && !end)
+        status = mh_corpus_next(corpus, &document, &end);
+    if (status == MH_OK)
+        status = mh_corpus_check(corpus);
+    mh_corpus_close(corpus);
+    return status;
+}
 
 /* "NAME=PATH, ..." behind the validation part. */
 static mh_status read_sets(mh_comparison *c, char *list)
@@ -36,9 +62,7 @@ static mh_status read_sets(mh_comparison *c, char *list)
                 return mh_fail(MH_EVALUE,
                                "compare.valid: two texts are called %s%s; give one of them another name",
                                name, i == 0 ? ", which is the name of the validation part" : "");
-        mh_corpus *corpus; /* found missing only after the first training, it would be late */
-        MH_TRY(mh_corpus_open(&corpus, &path, 1));
-        mh_corpus_close(corpus);
+        MH_TRY(check_text(path));
     }
     return MH_OK;
 }
@@ -146,13 +170,47 @@ static mh_recipe recipe_of(const mh_comparison *c, const mh_compare_run *run)
     return recipe;
 }
 
-static mh_status write_recipe(const mh_comparison *c, const char *path)
+static mh_status write_recipe(const mh_comparison *c)
 {
+    char path[MH_PATH];
     mh_text yaml = {0};
+    MH_TRY(mh_path_join(path, c->folder, "recipe.yaml"));
     mh_status status = mh_options_write_yaml(&mh_recipe_options, &c->recipe, &yaml);
     if (status == MH_OK)
         status = mh_file_write(path, yaml.data, yaml.length);
     mh_text_release(&yaml);
+    return status;
+}
+
+static bool is_asked_for(const mh_comparison *c, const char *folder)
+{
+    for (int i = 0; i < c->runs; i++)
+        if (strcmp(c->run[i].folder, folder) == 0)
+            return true;
+    return false;
+}
+
+/* Runs of the comparison as it was: a report would show those that are asked for no more beside a table
+ * without them. */
+static mh_status check_kept(const comparer *m, const char *path)
+{
+    mh_recipe was;
+    comparer before = {.c.sets = 1};
+    MH_TRY(mh_recipe_read(&was, path, NULL, 0));
+    before.c.recipe = was;
+    strcpy(before.c.folder, m->c.folder);
+    mh_status status = mh_arms_read(&before.c.arm, &before.c.arms, &was, m->data);
+    if (status == MH_OK)
+        status = make_runs(&before);
+    for (int i = 0; i < before.c.runs && status == MH_OK; i++) {
+        const char *folder = before.c.run[i].folder;
+        if (mh_path_exists(folder) && !is_asked_for(&m->c, folder))
+            status = mh_fail(MH_EMISMATCH,
+                             "%s is a run of this comparison that is asked for no more; models and seeds may "
+                             "be added, not taken away: name them all, or remove that folder",
+                             folder);
+    }
+    release(&before);
     return status;
 }
 
@@ -179,9 +237,10 @@ static mh_status enter(comparer *m, bool resume)
                        "%s: a comparison is in this folder already; go on with it by --resume, choose "
                        "another --output, or remove it",
                        c->folder);
-    if (resume)
-        MH_TRY(mh_recipe_compare(&c->recipe, recipe));
-    return write_recipe(c, recipe);
+    if (!resume)
+        return write_recipe(c);
+    MH_TRY(mh_recipe_compare(&c->recipe, recipe));
+    return check_kept(m, recipe);
 }
 
 /* ---- one run ------------------------------------------------------------------------------------------- */
@@ -370,6 +429,8 @@ static mh_status compare(comparer *m, bool resume, json_t **result)
     if (m->budget.kind == MH_BUDGET_SECONDS)
         MH_TRY(set_lengths(m));
     MH_TRY(take_stock(c));
+    if (resume) /* not before: what was refused must not be what the next call finds */
+        MH_TRY(write_recipe(c));
     for (int i = 0; i < c->runs; i++)
         c->total += seconds_of(c, &c->run[i]);
     if (m->watch->plan)
@@ -387,11 +448,6 @@ mh_status mh_compare(const mh_recipe *recipe, bool resume, const mh_compare_watc
     comparer m = {
         .c.recipe = *recipe, .watch = watch, .progress = {watch->progress, watch->context, watch->stop}};
     mh_status status = compare(&m, resume, result);
-    mh_lock_release(&m.lock);
-    mh_batches_close(m.data);
-    free(m.c.run);
-    free(m.c.set);
-    free(m.c.arm);
-    free(m.loss);
+    release(&m);
     return status;
 }

@@ -47,17 +47,31 @@ mh_status mh_train_check_folder(const char *run, bool resume)
     return MH_OK;
 }
 
-/* Attention heads change no shape, so that weights of another number of them would load and mean nothing. */
+/* Settings that change no shape: weights of others would load and mean nothing. Not the rotary embedding's
+ * base, which is raised to go on with a longer context. */
+static mh_status check_alike(const mh_recipe *recipe, const mh_config *config, const char *folder)
+{
+    static const char *const keys[] = {"model.attention_heads", "model.norm"};
+    mh_recipe theirs = *recipe;
+    mh_text values[2] = {0};
+    const char *key;
+    theirs.model = *config;
+    mh_status status = mh_recipe_difference(recipe, &theirs, keys, 2, &key, values);
+    if (status == MH_OK && key != NULL)
+        status = mh_fail(MH_EMISMATCH, "%s: its %s is %s, that of the recipe %s; make them agree", folder,
+                         key, values[1].data, values[0].data);
+    mh_text_release(&values[0]);
+    mh_text_release(&values[1]);
+    return status;
+}
+
 static mh_status init_from(mh_model *model, const mh_recipe *recipe, const char *path)
 {
     char folder[MH_PATH], hash[17];
     mh_config config;
     MH_TRY(mh_checkpoint_locate(path, folder));
     MH_TRY(mh_checkpoint_config(&config, hash, folder));
-    if (config.attention_heads != recipe->model.attention_heads)
-        return mh_fail(MH_EMISMATCH,
-                       "%s: its model has %lld attention heads, the recipe %lld; make them agree", folder,
-                       (long long)config.attention_heads, (long long)recipe->model.attention_heads);
+    MH_TRY(check_alike(recipe, &config, folder));
     MH_TRY(mh_checkpoint_weights(model, folder));
     const mh_params *params = &model->params;
     for (int i = 0; i < params->count; i++)

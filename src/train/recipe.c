@@ -90,6 +90,7 @@ static const mh_section sections[] = {
      offsetof(mh_recipe, compare)},
 };
 const mh_options mh_recipe_options = {sections, COUNT(sections)};
+static const mh_options moe_options = {&sections[1], 1};
 
 /* "recipes/demo.yaml" -> "runs/demo" */
 static void name_run(char run[MH_OPTION_TEXT], const char *path)
@@ -107,8 +108,11 @@ mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const 
     mh_options_defaults(&mh_recipe_options, recipe);
     if (path)
         MH_TRY(mh_options_read_yaml(&mh_recipe_options, recipe, path));
-    for (int i = 0; i < set_count; i++)
-        MH_TRY(mh_options_assign(&mh_recipe_options, recipe, sets[i]));
+    for (int i = 0; i < set_count; i++) {
+        mh_status status = mh_options_assign(&mh_recipe_options, recipe, sets[i], "--set");
+        if (status != MH_OK)
+            return status == MH_EVALUE ? MH_EUSAGE : status; /* it was given on the command line */
+    }
     if (!recipe->train.run[0])
         name_run(recipe->train.run, path);
     return MH_OK;
@@ -135,7 +139,7 @@ void mh_recipe_free(mh_recipe *recipe)
 
 mh_status mh_recipe_set(mh_recipe *recipe, const char *assignment)
 {
-    return mh_options_assign(&mh_recipe_options, recipe, assignment);
+    return mh_options_assign(&mh_recipe_options, recipe, assignment, "mh_recipe_set");
 }
 
 int64_t mh_recipe_length(const mh_recipe *recipe)
@@ -210,11 +214,33 @@ static mh_status check_schedule(mh_train_config *t)
     return MH_OK;
 }
 
+/* Settings of experts beside none: most of all `experts` forgotten under moe:. */
+static mh_status check_dense(const mh_recipe *recipe)
+{
+    mh_recipe usual;
+    char key[128];
+    mh_options_defaults(&mh_recipe_options, &usual);
+    if (!mh_options_conflict(&moe_options, &usual, recipe, key))
+        return MH_OK;
+    mh_text value = {0};
+    mh_status status = mh_recipe_value(recipe, key, &value);
+    if (status == MH_OK)
+        status =
+            mh_fail(MH_EVALUE,
+                    "%s is %s, but the model has no experts that it could apply to; set moe.experts or a "
+                    "model.preset with experts ('mhmoe presets'), or leave it out",
+                    key, value.data);
+    mh_text_release(&value);
+    return status;
+}
+
 mh_status mh_recipe_resolve(mh_recipe *recipe, const mh_batches *batches)
 {
     if (batches)
         MH_TRY(mh_recipe_take_vocab(recipe, mh_batches_vocab(batches), mh_batches_eos(batches)));
     MH_TRY(mh_config_resolve(&recipe->model));
+    if (recipe->model.moe.experts == 0)
+        MH_TRY(check_dense(recipe));
     recipe->train.sequence = mh_recipe_length(recipe);
     recipe->train.data_seed = mh_recipe_data_seed(recipe);
     if (recipe->train.sequence > recipe->model.context)
@@ -280,6 +306,20 @@ mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *tex
     return status;
 }
 
+mh_status mh_recipe_difference(const mh_recipe *a, const mh_recipe *b, const char *const *keys, int count,
+                               const char **key, mh_text values[2])
+{
+    *key = NULL;
+    for (int i = 0; i < count && *key == NULL; i++) {
+        values[0].length = values[1].length = 0;
+        MH_TRY(mh_recipe_value(a, keys[i], &values[0]));
+        MH_TRY(mh_recipe_value(b, keys[i], &values[1]));
+        if (strcmp(values[0].data, values[1].data) != 0)
+            *key = keys[i];
+    }
+    return MH_OK;
+}
+
 mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path)
 {
     mh_recipe was;
@@ -294,7 +334,7 @@ mh_status mh_recipe_compare(const mh_recipe *recipe, const char *path)
     if (status == MH_OK)
         status = mh_fail(MH_EMISMATCH,
                          "%s may not change when a run is resumed: it was %s (%s) and is now %s; restore it, "
-                         "or start another run from its weights (mhmoe train --init-from)",
+                         "or begin anew in another folder ('mhmoe train --init-from' keeps the weights)",
                          key, before.data, path, now.data);
     mh_text_release(&before);
     mh_text_release(&now);

@@ -311,7 +311,7 @@ static mh_status remove_unfinished(const char *run)
     mh_status status = MH_OK;
     for (const struct dirent *entry; status == MH_OK && (entry = readdir(dir)) != NULL;) {
         const char *dot = strrchr(entry->d_name, '.');
-        if (dot == NULL || dot == entry->d_name || strcmp(dot, ".tmp") != 0)
+        if (dot == NULL || dot == entry->d_name || strcmp(dot, MH_ASIDE) != 0)
             continue;
         status = mh_path_join(entry_path, path, entry->d_name);
         if (status == MH_OK)
@@ -326,7 +326,7 @@ static mh_status remove_step(const char *run, int64_t step)
 {
     char path[MH_PATH], aside[MH_PATH];
     MH_TRY(folder_of(path, run, step, ""));
-    MH_TRY(folder_of(aside, run, step, ".tmp"));
+    MH_TRY(folder_of(aside, run, step, MH_ASIDE));
     if (rename(path, aside) != 0)
         return mh_fail_errno("remove", path);
     return mh_remove_tree(aside);

@@ -1,4 +1,4 @@
-/* One update: forward, backward, AdamW. Nothing in it allocates. */
+/* One update: forward, backward, AdamW. Nothing of ours allocates in it (OpenMP and oneDNN do, a little). */
 #include "train/train.h"
 
 #include <math.h>

@@ -78,6 +78,10 @@ void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *toke
 
 /* Adds the value of "section.key" as JSON writes it. */
 mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *text);
+/* The first of `keys` whose values differ, with these as text, which the caller releases; NULL where none
+ * does. */
+mh_status mh_recipe_difference(const mh_recipe *a, const mh_recipe *b, const char *const *keys, int count,
+                               const char **key, mh_text values[2]);
 
 /* Refuses, by name and with both values, the first key that differs from the run's recipe.yaml at `path` and
  * may not change when the run is resumed. */

@@ -58,7 +58,7 @@ while ((kills < wanted)); do
     step=$(newest)
     if ((code == 137)); then
         kills=$((kills + 1))
-        compgen -G 'parts/checkpoints/*.tmp' >/dev/null && inside=$((inside + 1))
+        compgen -G 'parts/checkpoints/*.mhmoe-tmp' >/dev/null && inside=$((inside + 1))
         ((step >= before)) || fail "kill $kills: of step $before only step $step was left"
     elif ((code == 0)); then # it was through: once more from the beginning
         compare

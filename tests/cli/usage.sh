@@ -130,7 +130,7 @@ expect 1 'short.safetensors' "$mhmoe" verify short.safetensors
 expect 1 'nowhere' "$mhmoe" import llama2c nowhere --tokenizer noise.model --output i
 head -c 100 /dev/zero >zeros.bin
 expect 1 'zeros.bin' "$mhmoe" import llama2c zeros.bin --tokenizer noise.model --output i
-expect 0 '^none$' bash -c 'ls -d t.model* d d.tmp i i.tmp run 2>/dev/null || echo none' # nothing half-written
+expect 0 '^none$' bash -c 'ls -d t.model* d d.mhmoe-tmp i i.mhmoe-tmp run 2>/dev/null || echo none' # nothing half-written
 
 # ---- recipes
 

@@ -26,6 +26,7 @@ cc -E -P "$header" | tr '\n;' ' \n' | grep -v '\<typedef\>' | grep -o '\<mh_[a-z
 nm -D --defined-only --format=posix "$library" | grep -v ' A ' | sed 's/[@ ].*//' | sort >"$work/exported"
 diff "$work/declared" "$work/exported" || { echo "header (<) and shared library (>) differ" >&2; exit 1; }
 readelf -d "$library" | grep -q 'SONAME.*\[libmhmoe.so.0\]'
+readelf -d "$library" | grep -q NODELETE # a thread that ends after a dlclose calls into it
 
 # The build's own compilers: each brings its OpenMP and its sanitizers, which every program that links them needs, too.
 cached() {
@@ -71,6 +72,9 @@ fi
 text=$("$work/generate" "$work/model" "$prompt")
 echo "$text"
 [[ $text == *"$expected"* ]] || { echo "expected: $expected" >&2; exit 1; }
+by_hand=$("$work/generate" "$work/model" "$prompt" 2>&1 >/dev/null)
+by_hand=${by_hand#*by hand: }
+[[ ${by_hand# } == "${text# }" ]] || { echo "by hand: $by_hand" >&2; exit 1; } # without a prompt the first space is left out
 # The program and the other builds say the same.
 [[ $("$mhmoe" generate "$work/model" --prompt "$prompt" --temperature 0 --max-tokens 40) == "$text" ]]
 for other in generate_static generate_cpp cmake/generate; do
