@@ -30,6 +30,13 @@ bool mh_path_is_dir(const char *path)
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
+mh_status mh_path_check_new(const char *path)
+{
+    if (!mh_path_exists(path))
+        return MH_OK;
+    return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first", path);
+}
+
 mh_status mh_make_dirs(const char *path)
 {
     char part[MH_PATH] = "";

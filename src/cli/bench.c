@@ -159,9 +159,9 @@ static void print_yardstick(const mh_bench *bench)
 }
 
 /* "AMD EPYC 7543 32-Core" -> FOLDER/amd-epyc-7543-32-core.csv */
-static mh_status write_csv(const char *folder, const report *r)
+static mh_status csv_path(char path[MH_PATH], const char *folder)
 {
-    char name[128], file[160], path[MH_PATH];
+    char name[128], file[160];
     size_t n = 0;
     mh_processor(name);
     for (const char *c = name[0] ? name : "unknown"; *c; c++)
@@ -170,8 +170,17 @@ static mh_status write_csv(const char *folder, const report *r)
         else if (n > 0 && file[n - 1] != '-')
             file[n++] = '-';
     snprintf(file + n, sizeof file - n, ".csv");
-    MH_TRY(mh_path_join(path, folder, file));
-    return mh_file_write(path, r->csv.data, r->csv.length);
+    return mh_path_join(path, folder, file);
+}
+
+/* Whether it can be written is known before the measuring. */
+static mh_status try_csv(char path[MH_PATH], const char *folder)
+{
+    mh_writer attempt;
+    MH_TRY(csv_path(path, folder));
+    MH_TRY(mh_writer_open(&attempt, path));
+    mh_writer_abort(&attempt);
+    return MH_OK;
 }
 
 /* ---- the command --------------------------------------------------------------------------------------- */
@@ -266,6 +275,7 @@ static mh_status run_all(const request *q, mh_bench *bench)
 static int run(const request *q, report *r, double seconds, mh_precision precision, const char *save,
                const char *folder)
 {
+    char csv[MH_PATH];
     cli_bar_init(&r->bar);
     mh_progress progress = {cli_bar_report, &r->bar, cli_catch_signals()};
     mh_bench bench = {.seconds = seconds,
@@ -274,7 +284,9 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
                       .progress = &progress,
                       .tell = tell,
                       .context = r};
-    mh_status status = mh_bench_init(&bench);
+    mh_status status = folder != NULL ? try_csv(csv, folder) : MH_OK;
+    if (status == MH_OK)
+        status = mh_bench_init(&bench);
     if (status == MH_OK && !r->json)
         print_yardstick(&bench);
     if (status == MH_OK)
@@ -285,7 +297,7 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
         status = run_all(q, &bench);
     cli_bar_clear(&r->bar);
     if (status == MH_OK && folder != NULL)
-        status = write_csv(folder, r);
+        status = mh_file_write(csv, r->csv.data, r->csv.length);
     int code = cli_report(status), printed = r->json && status == MH_OK ? print_json(r, &bench) : CLI_OK;
     return code ? code : printed;
 }

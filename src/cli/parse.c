@@ -229,6 +229,14 @@ int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments
     return CLI_USAGE;
 }
 
+mh_status cli_check_ending(const char *option, const char *path, const char *ending)
+{
+    size_t length = strlen(path), n = strlen(ending);
+    if (length > n && strcmp(path + length - n, ending) == 0)
+        return MH_OK;
+    return mh_fail(MH_EUSAGE, "--%s takes a file whose name ends in %s, not '%s'", option, ending, path);
+}
+
 int cli_report(mh_status status)
 {
     if (status == MH_OK)

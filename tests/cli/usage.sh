@@ -98,12 +98,16 @@ expect 0 "^threads  *$(env -u OMP_NUM_THREADS nproc) of" env -u OMP_NUM_THREADS 
 mkdir results
 expect 0 '"who": "mhmoe"' "$mhmoe" bench gemm --shapes 16x16x16 --seconds 0.01 --json --csv results
 expect 0 '^isa,threads,benchmark' cat results/*.csv
+expect 1 'cannot write nowhere/' "$mhmoe" bench gemm --shapes 16x16x16 --seconds 0.01 --csv nowhere # and no figure yet
 
 # ---- input files
 
 make_corpus
 make_recipe
 expect 1 'nowhere' "$mhmoe" tokenizer train --input nowhere --vocab 400 --output t.model
+cp corpus.jsonl text.jsonl
+expect 1 'text.jsonl exists already; choose another output' "$mhmoe" tokenizer train --input text.jsonl --vocab 400 --output text.jsonl
+expect 0 '^same$' bash -c 'cmp corpus.jsonl text.jsonl && echo same'
 : >empty.txt
 expect 1 'empty' "$mhmoe" tokenizer train --input empty.txt --vocab 400 --output t.model
 expect 1 'nowhere' "$mhmoe" data build --tokenizer nowhere.model --input corpus.jsonl --output d
@@ -121,9 +125,12 @@ expect 1 'has no rte_dev.tsv' "$mhmoe" eval nowhere --tasks rte --data .
 expect 1 'corpus.jsonl:1: it has no string "query"' "$mhmoe" eval nowhere --tasks corpus.jsonl
 echo '{"query": "Q", "choices": ["a", "b"], "gold": 0}' >own.jsonl
 expect 1 'nowhere' "$mhmoe" eval nowhere --tasks own.jsonl
+expect 1 'own.jsonl exists already; choose another output' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples own.jsonl
 expect 1 'cannot create folder corpus.jsonl' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples corpus.jsonl/log
 expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
 expect 1 'nowhere' "$mhmoe" info nowhere
+expect 2 "output takes a file whose name ends in .html, not 'tiny.yaml'" "$mhmoe" report nowhere --output tiny.yaml
+expect 2 "output takes a file whose name ends in .json, not 'tiny.yaml'" "$mhmoe" analyse nowhere --input own.jsonl --output tiny.yaml
 expect 1 'nowhere' "$mhmoe" verify nowhere.safetensors
 head -c 4000 "$source/tests/golden/layer_smoe_top1.safetensors" >short.safetensors
 expect 1 'short.safetensors' "$mhmoe" verify short.safetensors
