@@ -264,6 +264,18 @@ static mh_status parse_shapes(request *q, const char *text)
     return MH_OK;
 }
 
+/* Options of step are without effect on the others. */
+static mh_status check_step(const request *q, bool precision, bool save)
+{
+    bool step = false;
+    for (int b = 0; b < BENCHMARKS; b++)
+        step |= q->wanted[b] && benchmarks[b].run == run_step;
+    if (step || !(precision || save))
+        return MH_OK;
+    return mh_fail(MH_EUSAGE, "--%s goes with the benchmark step; name that one, too, or leave it out",
+                   save ? "save" : "precision");
+}
+
 static mh_status run_all(const request *q, mh_bench *bench)
 {
     for (int b = 0; b < BENCHMARKS; b++)
@@ -305,7 +317,7 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
 int cli_bench(int argc, char **argv)
 {
     const char *shapes = NULL, *folder = NULL, *save = NULL;
-    mh_precision precision = MH_PRECISION_BF16;
+    int precision = -1; /* not given */
     int64_t threads = 0;
     double seconds = 0;
     bool json = false;
@@ -346,13 +358,15 @@ int cli_bench(int argc, char **argv)
     mh_status status = choose(&q, &names);
     if (status == MH_OK && shapes != NULL)
         status = parse_shapes(&q, shapes);
+    if (status == MH_OK)
+        status = check_step(&q, precision >= 0, save != NULL);
     if (status != MH_OK)
         return cli_report(status);
     if (threads > 0)
         omp_set_num_threads((int)threads);
 
     report r = {.json = json, .results = json_array()};
-    code = run(&q, &r, seconds, precision, save, folder);
+    code = run(&q, &r, seconds, precision < 0 ? MH_PRECISION_BF16 : (mh_precision)precision, save, folder);
     json_decref(r.results);
     mh_text_release(&r.csv);
     return code;

@@ -66,6 +66,9 @@ grep -q -- '--output FILE' err || fail "the refusal does not name --output"
 ! "$mhmoe" report tokens --output none.html 2>err || fail "a report of what is no run"
 grep -q 'name a run folder' err || fail "the refusal does not tell what to name"
 
+cp tiny.yaml d=32.yaml # a name that looks like a setting
+"$mhmoe" info d=32.yaml --set model.vocab=400 >info
+
 # Of a recipe what training refuses is refused; without its data a vocabulary is enough.
 "$mhmoe" info tiny.yaml --set data.train=nowhere --set model.vocab=100 >info
 ! "$mhmoe" info tiny.yaml --set model.vocab=100 2>err || fail "a vocabulary that is not the data's"

@@ -47,6 +47,7 @@ for command in train info compare; do
     expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" $command a --set a.b=1 b.c=2
     expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" $command --set a.b=1 b.c=2 a
 done
+expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" info --set a.b=1 b.c=2
 expect 2 "'piqa' is one word too many; --tasks takes one, NAME,... without blanks;" "$mhmoe" eval a --tasks rte piqa
 expect 2 "CHECKPOINT is missing: --perplexity takes all words behind it; put CHECKPOINT before it" \
     "$mhmoe" eval --perplexity a.txt run
@@ -62,6 +63,9 @@ expect 2 "--seed takes a whole number" "$mhmoe" generate x --prompt y --seed 1.5
 expect 2 '--json takes no value' "$mhmoe" doctor --json=yes
 expect 2 "no benchmark 'gem': choose" "$mhmoe" bench gem
 expect 2 "--shapes takes a few shapes such as 256x1365x512" "$mhmoe" bench gemm --shapes 16x16
+expect 2 '--save goes with the benchmark step' "$mhmoe" bench gemm layer --save models
+expect 2 '--precision goes with the benchmark step' "$mhmoe" bench gemm --precision f32
+expect 2 '--stop is empty' "$mhmoe" generate x --prompt y --stop ''
 expect 2 "--shapes goes with one of" "$mhmoe" bench step --shapes 16x16x16
 expect 2 'MHMOE_ISA is "abacus"' env MHMOE_ISA=abacus "$mhmoe" doctor
 
@@ -117,6 +121,10 @@ expect 1 'nowhere' "$mhmoe" train nowhere.yaml
 expect 1 'nowhere' "$mhmoe" eval nowhere --perplexity corpus.jsonl
 expect 2 'either texts with --perplexity, or --tasks' "$mhmoe" eval nowhere
 expect 2 'either texts with --perplexity, or --tasks' "$mhmoe" eval nowhere --tasks rte --perplexity corpus.jsonl
+expect 2 '--stride goes with --perplexity' "$mhmoe" eval nowhere --tasks rte --data . --stride 4
+for option in '--data .' '--limit 5' '--shots 2' '--shots-file x' '--log-samples x'; do
+    expect 2 "${option% *} goes with --tasks" "$mhmoe" eval nowhere --perplexity corpus.jsonl $option
+done
 expect 2 "no task 'arc_eazy', the nearest is arc_easy" "$mhmoe" eval nowhere --tasks arc_eazy --data .
 expect 2 'add --data DIR' "$mhmoe" eval nowhere --tasks rte
 expect 2 'single commas' "$mhmoe" eval nowhere --tasks rte,,piqa --data .
@@ -129,6 +137,7 @@ expect 1 'own.jsonl exists already; choose another output' "$mhmoe" eval nowhere
 expect 1 'cannot create folder corpus.jsonl' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples corpus.jsonl/log
 expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
 expect 1 'nowhere' "$mhmoe" info nowhere
+expect 2 '--set changes a recipe, and . is a checkpoint' "$mhmoe" info . --set model.dim=8
 expect 2 "output takes a file whose name ends in .html, not 'tiny.yaml'" "$mhmoe" report nowhere --output tiny.yaml
 expect 2 "output takes a file whose name ends in .json, not 'tiny.yaml'" "$mhmoe" analyse nowhere --input own.jsonl --output tiny.yaml
 expect 1 'nowhere' "$mhmoe" verify nowhere.safetensors
