@@ -146,6 +146,18 @@ static mh_status explain(const cli_usage *usage, const char *word)
     return mh_fail(MH_EUSAGE, "there is no option '%s'", word);
 }
 
+/* A run's folder where its recipe is meant. */
+static mh_status check_recipe(const parsing *p)
+{
+    char recipe[MH_PATH];
+    const char *path = p->arguments->item[0];
+    if (strcmp(p->usage->arguments, "RECIPE.yaml") != 0 || !mh_path_is_dir(path))
+        return MH_OK;
+    MH_TRY(mh_path_join(recipe, path, "recipe.yaml"));
+    return mh_fail(MH_EUSAGE, "%s is a folder; name the recipe%s %s", path,
+                   mh_path_exists(recipe) ? "," : " in it, a file such as", recipe);
+}
+
 static mh_status check_complete(const parsing *p)
 {
     const cli_usage *usage = p->usage;
@@ -158,7 +170,7 @@ static mh_status check_complete(const parsing *p)
         if (!mh_path_exists(p->arguments->item[a]))
             MH_TRY(check_assignment(p, p->arguments->item[a]));
     if (p->arguments->count >= usage->min_arguments)
-        return MH_OK;
+        return p->arguments->count > 0 ? check_recipe(p) : MH_OK;
     if (p->greedy != NULL)
         return mh_fail(MH_EUSAGE, "%s is missing: --%s takes all words behind it; put %s before it",
                        usage->arguments, p->greedy->name, usage->arguments);

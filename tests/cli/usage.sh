@@ -150,6 +150,13 @@ expect 0 '^none$' bash -c 'ls -d t.model* d d.tmp i i.tmp run 2>/dev/null || ech
 
 # ---- recipes
 
+mkdir folder
+for command in train compare; do
+    expect 2 'folder is a folder; name the recipe in it, a file such as folder/recipe.yaml' "$mhmoe" $command folder
+done
+touch folder/recipe.yaml
+expect 2 'folder is a folder; name the recipe, folder/recipe.yaml' "$mhmoe" train folder --dry-run
+
 expect 1 'tokens' "$mhmoe" train tiny.yaml
 expect 2 'train.stpes.*train.steps' "$mhmoe" train tiny.yaml --set train.stpes=5
 printf 'model:\n  dim: 32\n  laiers: 2\n' >misspelt.yaml
