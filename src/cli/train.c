@@ -177,7 +177,6 @@ static void print_rehearsal(const mh_recipe *recipe, const mh_rehearsal *r)
     printf("time        about %s, of which %lld evaluation%s take %s\n", cli_duration(r->seconds, a),
            (long long)r->evaluations, r->evaluations > 1 ? "s" : "",
            cli_duration((double)r->evaluations * r->evaluation_seconds, b));
-    printf("\nNothing was written. Without --dry-run it begins.\n");
 }
 
 static int print_rehearsal_json(const mh_recipe *recipe, const mh_rehearsal *r)
@@ -197,7 +196,7 @@ static int print_rehearsal_json(const mh_recipe *recipe, const mh_rehearsal *r)
         r->update_seconds, "evaluation", r->evaluation_seconds, "all", r->seconds));
 }
 
-/* Where memory or the run folder stands in the way, what is known is printed all the same. */
+/* Where memory, disk or the run folder stands in the way, what is known is printed all the same. */
 static int rehearse(const char *path, const cli_list *sets, const char *init_from, bool json)
 {
     mh_recipe recipe;
@@ -214,6 +213,8 @@ static int rehearse(const char *path, const cli_list *sets, const char *init_fro
         return print_rehearsal_json(&recipe, &rehearsal);
     if (!json && rehearsal.facts.memory > 0)
         print_rehearsal(&recipe, &rehearsal);
+    if (status == MH_OK)
+        printf("\nNothing was written. Without --dry-run it begins.\n");
     return cli_report(status);
 }
 

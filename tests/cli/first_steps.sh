@@ -37,6 +37,14 @@ refused() {
 refused 'a run is in this folder already'
 grep -q '^parameters' out || fail "a refused dry run does not tell what is known"
 refused 'lower train.micro_batch' --set model.ffn_dim=1048576 --set model.layers=200
+refused 'cannot read folder tiny.yaml/run/checkpoints: Not a directory' --set train.run=tiny.yaml/run
+refused 'lower train.keep (now 0: all)' --set train.run=other --set train.keep=0 --set train.checkpoint_every=1 \
+    --set train.steps=1000000000000
+grep -q '^disk ' out && ! grep -q 'Without --dry-run it begins' out || fail "the disk that is missing is not told, or promised"
+if [ "$(id -u)" != 0 ]; then # who may write anywhere
+    mkdir -m 555 closed
+    refused 'cannot write the run into closed: Permission denied' --set train.run=closed/run
+fi
 refused 'leave --resume out' --resume
 refused 'warmup' --set train.warmup=30
 ! "$mhmoe" train tiny.yaml --json 2>err || fail "--json without --dry-run"
