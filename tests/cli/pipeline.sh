@@ -97,6 +97,15 @@ grep -q -- '--resume' err || fail "the refusal does not name --resume"
 "$mhmoe" data build --tokenizer other.model --input corpus.jsonl --output other
 ! "$mhmoe" train tiny.yaml --set data.train=other --set train.run=r2 --init-from run 2>err || fail "another tokenizer"
 grep -qi tokenizer err || fail "the refusal does not name the tokenizer"
+[ ! -e r2 ] || fail "a run that did not begin left a folder"
+
+# Nor among other things; a log that the shell has opened there is none.
+for folder in tokens .; do
+    ! "$mhmoe" train tiny.yaml --set train.run=$folder 2>err || fail "a run among other things"
+    grep -q 'is no run.s, it holds [a-z]' err && [ ! -e $folder/lock ] || fail "it is not refused, or left a lock: $(cat err)"
+done
+mkdir logged
+"$mhmoe" train tiny.yaml --set train.run=logged --set train.steps=1 --set train.warmup=0 2>logged/errors
 cp -r run/checkpoints/step-000030 damaged
 size=$(stat -c %s damaged/model.safetensors)
 printf 'x' | dd of=damaged/model.safetensors bs=1 seek=$((size - 100)) conv=notrunc status=none
