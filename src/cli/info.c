@@ -17,7 +17,11 @@ static mh_status open_data(const mh_recipe *recipe, mh_batches **batches)
 {
     mh_status status = mh_recipe_data(recipe, batches);
     bool absent = !recipe->data.train[0] || status == MH_EIO;
-    return recipe->model.vocab && absent ? MH_OK : status;
+    if (!absent)
+        return status;
+    return recipe->model.vocab
+               ? MH_OK
+               : mh_fail(status, "%s; a vocabulary will do here: --set model.vocab=N", mh_message());
 }
 
 static mh_status read_recipe(subject *s, const char *path, const cli_list *sets)

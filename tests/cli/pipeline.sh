@@ -74,7 +74,16 @@ cp tiny.yaml d=32.yaml # a name that looks like a setting
 ! "$mhmoe" info tiny.yaml --set model.vocab=100 2>err || fail "a vocabulary that is not the data's"
 grep -q 'has 400 pieces' err || fail "the refusal does not name the data's vocabulary"
 ! "$mhmoe" info tiny.yaml --set data.train= 2>err || fail "neither data nor vocabulary"
-grep -q 'data.train is not set' err || fail "the refusal does not name data.train"
+grep -q 'data.train is not set.*will do here: --set model.vocab=N' err || fail "the refusal does not name data.train"
+! "$mhmoe" info tiny.yaml --set data.train=nowhere 2>err || fail "neither data nor vocabulary"
+grep -q 'no data folder nowhere, seen from the current folder;.*--set model.vocab=N' err || fail "no hint: $(cat err)"
+
+if [ "$(id -u)" != 0 ]; then # who may read anything
+    chmod 000 tokens
+    ! "$mhmoe" train tiny.yaml --set train.run=r3 2>err || fail "closed data were read"
+    chmod 755 tokens
+    grep -q 'cannot open tokens/train.tokens: Permission denied' err || fail "no word of permissions: $(cat err)"
+fi
 
 # Measures that are rows of digits, or infinite, are short in text and null in JSON.
 explode() {
