@@ -17,6 +17,9 @@ for file in recipe.yaml metrics.jsonl checkpoints report.html; do
     [ -e run/$file ] || fail "the run has no $file"
 done
 
+grep -q '^After 30 updates over 7680 tokens, training loss [0-9.]* in the last of them, validation loss' \
+    run/checkpoints/step-000030/README.md || fail "the model card does not say which loss it tells"
+
 grep -q ' balance [0-9.]*  z-loss [0-9.]*  gradient ' progress && grep -q '"z_loss": *[0-9.]*' run/metrics.jsonl ||
     fail "the z-loss is not told: $(cat progress)"
 
