@@ -26,6 +26,10 @@ expect 0 '^compiler +[A-Z]' "$mhmoe" --version
 expect 0 '^libarchive +[0-9.]+' "$mhmoe" --version
 expect 0 '^Commands:' "$mhmoe" --help
 expect 0 '^Commands:' "$mhmoe" help
+expect 0 '^Commands:' "$mhmoe" -h
+expect 0 '^Commands:' "$mhmoe" data -h
+expect 0 '^Examples:' "$mhmoe" train -h
+expect 0 '^mhmoe [0-9.]+ \(commit' "$mhmoe" -v
 expect 2 '^Commands:' "$mhmoe"
 expect 2 "no command 'mhmoe trian', the nearest is 'train'" "$mhmoe" trian
 
@@ -112,6 +116,12 @@ expect 1 'nowhere' "$mhmoe" tokenizer train --input nowhere --vocab 400 --output
 cp corpus.jsonl text.jsonl
 expect 1 'text.jsonl exists already; choose another output' "$mhmoe" tokenizer train --input text.jsonl --vocab 400 --output text.jsonl
 expect 0 '^same$' bash -c 'cmp corpus.jsonl text.jsonl && echo same'
+printf '\377\376T\0h\0e\0 \0o\0l\0d\0' >wide.txt
+expect 1 'wide.txt is UTF-16, not UTF-8; convert it with' "$mhmoe" tokenizer train --input wide.txt --vocab 400 --output t.model
+printf '\211PNG\r\n\032\n\0\0\0\rIHDR\0\0' >picture.txt
+expect 1 'in picture.txt: with its NUL bytes it is no text; leave it out' "$mhmoe" tokenizer train --input picture.txt --vocab 400 --output t.model
+printf 'caf\351 ol\351' >french.txt
+expect 1 'in french.txt: convert it .for example with .iconv -f latin1' "$mhmoe" tokenizer train --input french.txt --vocab 400 --output t.model
 : >empty.txt
 expect 1 'empty' "$mhmoe" tokenizer train --input empty.txt --vocab 400 --output t.model
 expect 1 'nowhere' "$mhmoe" data build --tokenizer nowhere.model --input corpus.jsonl --output d
