@@ -23,8 +23,12 @@ static void print_facts(FILE *out, const mh_recipe *recipe, const mh_train_facts
             cli_count(facts->flops.training, b));
     fprintf(out, "data        %s tokens to train on, %s to validate\n",
             cli_count((double)facts->train_tokens, a), cli_count((double)facts->valid_tokens, b));
-    fprintf(out, "updates     %lld of %lld tokens: %.2f times the data\n", (long long)recipe->train.steps,
-            (long long)(recipe->train.batch * recipe->train.sequence), facts->epochs);
+    fprintf(out, "updates     %lld of %lld tokens: ", (long long)recipe->train.steps,
+            (long long)(recipe->train.batch * recipe->train.sequence));
+    if (facts->least_epochs < facts->most_epochs)
+        fprintf(out, "%.2f to %.2f times the parts of the data\n", facts->least_epochs, facts->most_epochs);
+    else
+        fprintf(out, "%.2f times the data\n", facts->epochs);
     fprintf(out, "memory      about %s", cli_bytes((double)facts->memory, a));
 }
 

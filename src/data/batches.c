@@ -2,6 +2,7 @@
 #include "data/data.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -227,6 +228,17 @@ int64_t mh_batches_tokens(const mh_batches *batches)
 double mh_batches_bytes_per_token(const mh_batches *batches)
 {
     return (double)batches->bytes / (double)batches->tokens;
+}
+
+void mh_batches_passes(const mh_batches *b, double drawn, double *least, double *most)
+{
+    *least = INFINITY;
+    *most = 0;
+    for (int i = 0; i < b->pool_count; i++) {
+        double passes = drawn * (double)b->pools[i].quota / MIX_BLOCK / (double)b->pools[i].sequences;
+        *least = fmin(*least, passes);
+        *most = fmax(*most, passes);
+    }
 }
 
 /* ---- sequences ----------------------------------------------------------------------------------------- */

@@ -21,13 +21,15 @@ mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **vali
 mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *train, const mh_batches *valid)
 {
     const mh_train_config *c = &recipe->train;
-    return (mh_train_facts){.params = mh_count_params(&recipe->model),
+    double drawn = (double)c->steps * (double)c->batch;
+    mh_train_facts facts = {.params = mh_count_params(&recipe->model),
                             .flops = mh_count_flops(&recipe->model, c->sequence),
                             .memory = mh_train_bytes(recipe),
                             .train_tokens = mh_batches_tokens(train),
                             .valid_tokens = mh_batches_tokens(valid),
-                            .epochs =
-                                (double)c->steps * (double)c->batch / (double)mh_batches_sequences(train)};
+                            .epochs = drawn / (double)mh_batches_sequences(train)};
+    mh_batches_passes(train, drawn, &facts.least_epochs, &facts.most_epochs);
+    return facts;
 }
 
 /* What a run leaves that was killed before its first checkpoint. */

@@ -237,7 +237,8 @@ typedef struct {
     mh_flops flops; /* of a token */
     size_t memory;  /* mh_train_bytes */
     int64_t train_tokens, valid_tokens;
-    double epochs;
+    double epochs;                    /* of all data together ... */
+    double least_epochs, most_epochs; /* ... and of the folders of a mixture */
 } mh_train_facts;
 
 /* Opens the data, which the caller closes also after a failure, and resolves the recipe, which takes its

@@ -15,6 +15,11 @@ for line in 'parameters ' 'FLOPs ' 'data ' 'updates  *30 of 256 tokens' 'memory 
     grep -q "^$line" <<<"$told" || fail "a dry run says nothing of '$line': $told"
 done
 
+# Of a mixture no part is drawn as often as the whole.
+cp -r tokens more
+"$mhmoe" train tiny.yaml --dry-run --set data.train='tokens=0.25, more=0.75' >out
+grep -q '^updates  *30 of 256 tokens: 0.09 to 0.27 times the parts of the data$' out || fail "the parts: $(cat out)"
+
 # The checkpoints come out as large as it says.
 number() {
     sed -n "s/.*\"$1\": \([0-9.]*\),*/\1/p" json
