@@ -92,12 +92,12 @@ static mh_status check_disk(const mh_recipe *recipe, const mh_rehearsal *r)
     double needed = (double)r->checkpoints * (double)r->checkpoint_bytes, mib = 1 << 20;
     if (needed <= (double)r->disk_available)
         return MH_OK;
-    return mh_fail(
-        MH_EIO,
-        "the checkpoints that %s keeps need %.0f MiB of disk and %.0f MiB are free; lower train.keep (now "
-        "%lld%s), free space, or choose another place by --set train.run=FOLDER",
-        recipe->train.run, needed / mib, (double)r->disk_available / mib, (long long)recipe->train.keep,
-        recipe->train.keep == 0 ? ": all" : "");
+    return mh_fail(MH_EIO,
+                   "the checkpoints that %s keeps need %.0f MiB of disk and %.0f MiB are free; keep fewer by "
+                   "train.keep (now "
+                   "%lld%s), free space, or choose another place by --set train.run=FOLDER",
+                   recipe->train.run, needed / mib, (double)r->disk_available / mib,
+                   (long long)recipe->train.keep, recipe->train.keep == 0 ? ": all" : "");
 }
 
 static mh_status rehearse(rehearsal *s, mh_recipe *recipe, const char *weights, const mh_progress *progress,

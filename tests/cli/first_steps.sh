@@ -44,7 +44,7 @@ grep -q '^parameters' out || fail "a refused dry run does not tell what is known
 refused 'lower train.micro_batch' --set model.ffn_dim=1048576 --set model.layers=200
 refused 'or model.dim$' --set model.ffn_dim=1048576 --set model.layers=200 --set train.precision=bf16
 refused 'cannot read folder tiny.yaml/run/checkpoints: Not a directory' --set train.run=tiny.yaml/run
-refused 'lower train.keep (now 0: all)' --set train.run=other --set train.keep=0 --set train.checkpoint_every=1 \
+refused 'keep fewer by train.keep (now 0: all)' --set train.run=other --set train.keep=0 --set train.checkpoint_every=1 \
     --set train.steps=1000000000000
 grep -q '^disk ' out && ! grep -q 'Without --dry-run it begins' out || fail "the disk that is missing is not told, or promised"
 if [ "$(id -u)" != 0 ]; then # who may write anywhere
