@@ -487,6 +487,7 @@ static void machine(void **state)
     assert_true(mh_memory_available() > 1 << 20);
     assert_true(mh_disk_available("no/such/folder") > 0); /* of the nearest folder that is there */
     assert_true(mh_disk_available("/no/such/folder") > 0);
+    assert_true(mh_disk_available("/proc/no/such/folder") == SIZE_MAX); /* which has no size */
     size_t peak = mh_memory_peak(), more = 64 << 20;
     assert_true(peak > 1 << 19);
     void *pages = mmap(NULL, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);

@@ -1069,7 +1069,7 @@ static void test_build_refusals(void **state)
     FAILS(MH_EIO, "nowhere", build_data((const char *const[]){"nowhere"}, 1, "no", 0.1, NULL));
     FAILS(MH_EFORMAT, "latin1.txt", build_data((const char *const[]){"latin1.txt"}, 1, "no", 0.1, NULL));
     put("tiny.txt", "kalo\n");
-    FAILS(MH_EVALUE, "validation part would be empty",
+    FAILS(MH_EVALUE, "validation part would be empty: there is 1 document of 5 bytes",
           build_data((const char *const[]){"tiny.txt"}, 1, "no", 0.01, NULL));
     mh_build build = {"one.txt", one, 1, "no", 0.1};
     FAILS(MH_EFORMAT, "one.txt", mh_data_build(&build, NULL, NULL));

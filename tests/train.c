@@ -808,6 +808,12 @@ static void a_loss_that_is_no_number_stops_the_run(void **state)
     set(&recipe, "train.precision=bf16");
     FAILS(MH_ESTATE, "or with train.precision f32", run(recipe, MH_TRAIN_NEW, at("huge"), &w));
 
+    recipe = tiny_recipe("nan-free");
+    set(&recipe, "train.clip=0"); /* which is as low as it goes */
+    set(&recipe, "train.eval_every=0");
+    FAILS(MH_ESTATE, "with a lower train.rate or train.clip over 0",
+          run(recipe, MH_TRAIN_NEW, at("huge"), &w));
+
     recipe = tiny_recipe("nan2"); /* the evaluation before the first step sees it earlier */
     FAILS(MH_ESTATE, "step 0: the validation loss", run(recipe, MH_TRAIN_NEW, at("huge"), &w));
     assert_false(mh_path_exists(step_path("nan2", 0, "")));

@@ -138,6 +138,9 @@ size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
 mh_status mh_path_join(char out[MH_PATH], const char *dir, const char *name);
 bool mh_path_exists(const char *path);
 bool mh_path_is_dir(const char *path);
+/* `path`, or the nearest of the folders above it that exists: "." or "/" at the end. */
+void mh_path_nearest(char out[MH_PATH], const char *path);
+mh_status mh_path_check_new(const char *path); /* refuses one that exists: an output must replace nothing */
 mh_status mh_make_dirs(const char *path);
 mh_status mh_make_parent(const char *path); /* the folders above it */
 
@@ -220,7 +223,7 @@ size_t mh_memory_peak(void);       /* peak resident size of this process ... */
 void mh_memory_restart_peak(void); /* ... since this, where Linux lets a process forget it; for all who ask */
 double mh_seconds(void);
 
-/* Bytes free for this user where `path` is or would be made; 0 where the system does not tell. */
+/* Bytes free for this user where `path` is or would be made; SIZE_MAX where the system does not tell. */
 size_t mh_disk_available(const char *path);
 
 /* The processor's name as Linux tells it; empty where it does not. */

@@ -30,6 +30,22 @@ bool mh_path_is_dir(const char *path)
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
+void mh_path_nearest(char out[MH_PATH], const char *path)
+{
+    char copy[MH_PATH], *nearest = copy;
+    snprintf(copy, sizeof copy, "%s", path);
+    while (!mh_path_exists(nearest) && strcmp(nearest, ".") != 0 && strcmp(nearest, "/") != 0)
+        nearest = dirname(nearest);
+    snprintf(out, MH_PATH, "%s", nearest);
+}
+
+mh_status mh_path_check_new(const char *path)
+{
+    if (!mh_path_exists(path))
+        return MH_OK;
+    return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first", path);
+}
+
 mh_status mh_make_dirs(const char *path)
 {
     char part[MH_PATH] = "";

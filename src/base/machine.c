@@ -2,7 +2,6 @@
 #include "base/base.h"
 
 #include <inttypes.h>
-#include <libgen.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
@@ -52,12 +51,11 @@ size_t mh_memory_available(void)
 
 size_t mh_disk_available(const char *path)
 {
-    char copy[MH_PATH], *folder = copy;
-    snprintf(copy, sizeof copy, "%s", path);
-    while (!mh_path_exists(folder)) /* ends at "." or "/" */
-        folder = dirname(folder);
+    char folder[MH_PATH];
+    mh_path_nearest(folder, path);
     struct statvfs s;
-    return statvfs(folder, &s) == 0 ? (size_t)s.f_bavail * s.f_frsize : 0;
+    bool told = statvfs(folder, &s) == 0 && s.f_blocks > 0; /* some file systems have no sizes */
+    return told ? (size_t)s.f_bavail * s.f_frsize : SIZE_MAX;
 }
 
 size_t mh_memory_peak(void)

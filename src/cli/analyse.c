@@ -20,7 +20,9 @@ static int run(const mh_analysis *request, const char *output, bool json)
     json_t *analysis = NULL;
     mh_writer out = {0};
     /* a file that cannot be written is told before the work */
-    mh_status status = output != NULL ? mh_make_parent(output) : MH_OK;
+    mh_status status = output != NULL ? cli_check_ending("output", output, ".json") : MH_OK;
+    if (status == MH_OK && output != NULL)
+        status = mh_make_parent(output);
     if (status == MH_OK && output != NULL)
         status = mh_writer_open(&out, output);
     cli_bar_init(&bar);

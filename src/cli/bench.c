@@ -159,9 +159,9 @@ static void print_yardstick(const mh_bench *bench)
 }
 
 /* "AMD EPYC 7543 32-Core" -> FOLDER/amd-epyc-7543-32-core.csv */
-static mh_status write_csv(const char *folder, const report *r)
+static mh_status csv_path(char path[MH_PATH], const char *folder)
 {
-    char name[128], file[160], path[MH_PATH];
+    char name[128], file[160];
     size_t n = 0;
     mh_processor(name);
     for (const char *c = name[0] ? name : "unknown"; *c; c++)
@@ -170,8 +170,17 @@ static mh_status write_csv(const char *folder, const report *r)
         else if (n > 0 && file[n - 1] != '-')
             file[n++] = '-';
     snprintf(file + n, sizeof file - n, ".csv");
-    MH_TRY(mh_path_join(path, folder, file));
-    return mh_file_write(path, r->csv.data, r->csv.length);
+    return mh_path_join(path, folder, file);
+}
+
+/* Whether it can be written is known before the measuring. */
+static mh_status try_csv(char path[MH_PATH], const char *folder)
+{
+    mh_writer attempt;
+    MH_TRY(csv_path(path, folder));
+    MH_TRY(mh_writer_open(&attempt, path));
+    mh_writer_abort(&attempt);
+    return MH_OK;
 }
 
 /* ---- the command --------------------------------------------------------------------------------------- */
@@ -255,6 +264,18 @@ static mh_status parse_shapes(request *q, const char *text)
     return MH_OK;
 }
 
+/* Options of step are without effect on the others. */
+static mh_status check_step(const request *q, bool precision, bool save)
+{
+    bool step = false;
+    for (int b = 0; b < BENCHMARKS; b++)
+        step |= q->wanted[b] && benchmarks[b].run == run_step;
+    if (step || !(precision || save))
+        return MH_OK;
+    return mh_fail(MH_EUSAGE, "--%s goes with the benchmark step; name that one, too, or leave it out",
+                   save ? "save" : "precision");
+}
+
 static mh_status run_all(const request *q, mh_bench *bench)
 {
     for (int b = 0; b < BENCHMARKS; b++)
@@ -266,6 +287,7 @@ static mh_status run_all(const request *q, mh_bench *bench)
 static int run(const request *q, report *r, double seconds, mh_precision precision, const char *save,
                const char *folder)
 {
+    char csv[MH_PATH];
     cli_bar_init(&r->bar);
     mh_progress progress = {cli_bar_report, &r->bar, cli_catch_signals()};
     mh_bench bench = {.seconds = seconds,
@@ -274,7 +296,9 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
                       .progress = &progress,
                       .tell = tell,
                       .context = r};
-    mh_status status = mh_bench_init(&bench);
+    mh_status status = folder != NULL ? try_csv(csv, folder) : MH_OK;
+    if (status == MH_OK)
+        status = mh_bench_init(&bench);
     if (status == MH_OK && !r->json)
         print_yardstick(&bench);
     if (status == MH_OK)
@@ -285,7 +309,7 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
         status = run_all(q, &bench);
     cli_bar_clear(&r->bar);
     if (status == MH_OK && folder != NULL)
-        status = write_csv(folder, r);
+        status = mh_file_write(csv, r->csv.data, r->csv.length);
     int code = cli_report(status), printed = r->json && status == MH_OK ? print_json(r, &bench) : CLI_OK;
     return code ? code : printed;
 }
@@ -293,7 +317,7 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
 int cli_bench(int argc, char **argv)
 {
     const char *shapes = NULL, *folder = NULL, *save = NULL;
-    mh_precision precision = MH_PRECISION_BF16;
+    int precision = -1; /* not given */
     int64_t threads = 0;
     double seconds = 0;
     bool json = false;
@@ -334,13 +358,15 @@ int cli_bench(int argc, char **argv)
     mh_status status = choose(&q, &names);
     if (status == MH_OK && shapes != NULL)
         status = parse_shapes(&q, shapes);
+    if (status == MH_OK)
+        status = check_step(&q, precision >= 0, save != NULL);
     if (status != MH_OK)
         return cli_report(status);
     if (threads > 0)
         omp_set_num_threads((int)threads);
 
     report r = {.json = json, .results = json_array()};
-    code = run(&q, &r, seconds, precision, save, folder);
+    code = run(&q, &r, seconds, precision < 0 ? MH_PRECISION_BF16 : (mh_precision)precision, save, folder);
     json_decref(r.results);
     mh_text_release(&r.csv);
     return code;

@@ -87,6 +87,10 @@ typedef struct {
  * 2 after a usage error (already told on stderr, with what to do next). */
 int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments);
 
+/* Refuses a path that does not end as what --`option` writes does (".html"): it would replace some other
+ * file. */
+mh_status cli_check_ending(const char *option, const char *path, const char *ending);
+
 /* "mhmoe: <sentence>" on stderr from mh_message(); returns CLI_USAGE for MH_EUSAGE, else CLI_FAILURE; CLI_OK
  * for MH_OK. */
 int cli_report(mh_status status);

@@ -48,6 +48,26 @@ static int measure_text(const char *checkpoint, mh_precision precision, const cl
     return CLI_OK;
 }
 
+/* Options of the other half of the command would be without effect. */
+static mh_status check_request(const cli_tasks *tasks, const cli_list *paths, int64_t stride,
+                               const char *command)
+{
+    const mh_task_options *o = &tasks->options;
+    if ((paths->count > 0) == (tasks->names != NULL))
+        return mh_fail(MH_EUSAGE, "name either texts with --perplexity, or --tasks; try '%s --help'",
+                       command);
+    if (tasks->names != NULL && stride > 0)
+        return mh_fail(MH_EUSAGE, "--stride goes with --perplexity; leave it out, questions have no window");
+    if (tasks->names == NULL && (o->data || o->shots > 0 || o->shots_path || o->limit > 0 || tasks->log))
+        return mh_fail(MH_EUSAGE, "--%s goes with --tasks; leave it out, or name the tasks",
+                       o->data         ? "data"
+                       : o->limit > 0  ? "limit"
+                       : tasks->log    ? "log-samples"
+                       : o->shots_path ? "shots-file"
+                                       : "shots");
+    return MH_OK;
+}
+
 int cli_eval(int argc, char **argv)
 {
     cli_list paths = {0}, arguments = {0};
@@ -100,9 +120,9 @@ int cli_eval(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &arguments);
     if (code >= 0)
         return code;
-    if ((paths.count > 0) == (tasks.names != NULL))
-        return cli_report(
-            mh_fail(MH_EUSAGE, "name either texts with --perplexity, or --tasks; try '%s --help'", argv[0]));
+    mh_status status = check_request(&tasks, &paths, stride, argv[0]);
+    if (status != MH_OK)
+        return cli_report(status);
     if (tasks.names != NULL)
         return cli_eval_tasks(&tasks, arguments.item[0], precision, json);
     return measure_text(arguments.item[0], precision, &paths, stride, json);

@@ -142,6 +142,9 @@ int cli_generate(int argc, char **argv)
     int code = cli_parse(&usage, argc, argv, &arguments);
     if (code >= 0)
         return code;
+    if (generation.stop != NULL && *generation.stop == '\0')
+        return cli_report(mh_fail(MH_EUSAGE, "--stop is empty, and every text ends before that; name a text "
+                                             "or leave it out"));
     generation.sampler.seed = (uint64_t)seed;
     return run(arguments.item[0], precision, &generation, json);
 }

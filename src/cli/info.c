@@ -17,7 +17,11 @@ static mh_status open_data(const mh_recipe *recipe, mh_batches **batches)
 {
     mh_status status = mh_recipe_data(recipe, batches);
     bool absent = !recipe->data.train[0] || status == MH_EIO;
-    return recipe->model.vocab && absent ? MH_OK : status;
+    if (!absent)
+        return status;
+    return recipe->model.vocab
+               ? MH_OK
+               : mh_fail(status, "%s; a vocabulary will do here: --set model.vocab=N", mh_message());
 }
 
 static mh_status read_recipe(subject *s, const char *path, const cli_list *sets)
@@ -36,8 +40,13 @@ static mh_status read_recipe(subject *s, const char *path, const cli_list *sets)
     return MH_OK;
 }
 
-static mh_status read_checkpoint(subject *s, const char *path)
+static mh_status read_checkpoint(subject *s, const char *path, const cli_list *sets)
 {
+    if (sets->count > 0)
+        return mh_fail(MH_EUSAGE,
+                       "--set changes a recipe, and %s is a checkpoint, whose model is made; leave it out or "
+                       "name a recipe",
+                       path);
     MH_TRY(mh_checkpoint_locate(path, s->folder));
     MH_TRY(mh_checkpoint_config(&s->config, s->tokenizer, s->folder));
     s->length = s->config.context;
@@ -203,7 +212,7 @@ int cli_info(int argc, char **argv)
         return code;
     subject s = {0};
     const char *path = arguments.item[0];
-    mh_status status = mh_path_is_dir(path) ? read_checkpoint(&s, path) : read_recipe(&s, path, &sets);
+    mh_status status = mh_path_is_dir(path) ? read_checkpoint(&s, path, &sets) : read_recipe(&s, path, &sets);
     if (status != MH_OK)
         return cli_report(status);
     mh_counts counts = mh_count_params(&s.config);

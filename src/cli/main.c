@@ -63,7 +63,7 @@ int cli_dispatch(const char *program, const cli_command *table, int count, int a
         list_commands(stderr, program, table, count);
         return CLI_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         list_commands(stdout, program, table, count);
         return CLI_OK;
     }
@@ -151,7 +151,7 @@ int main(int argc, char **argv)
     mh_status status = mh_isa_init();
     if (status != MH_OK)
         return cli_report(status);
-    if (argc == 2 && strcmp(argv[1], "--version") == 0)
+    if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0))
         return cli_version();
     if (argc > 1 && strcmp(argv[1], "help") == 0) {
         /* "help COMMAND" is "COMMAND --help", "help" is "--help" */

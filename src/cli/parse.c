@@ -58,19 +58,25 @@ static bool takes_many(const cli_option *option)
     return option->type == CLI_LIST && length > 3 && strcmp(option->argument + length - 3, "...") == 0;
 }
 
-/* Words that were meant for an option: KEY=VALUE without it, or NAME,... with blanks instead of commas. */
+/* A word that was meant for an option: KEY=VALUE without --set before it. */
+static mh_status check_assignment(const parsing *p, const char *word)
+{
+    for (int i = 0; i < p->usage->option_count && strchr(word, '=') != NULL; i++) {
+        const cli_option *option = &p->usage->options[i];
+        if (option->type == CLI_LIST && !takes_many(option))
+            return mh_fail(MH_EUSAGE, "'%s' is one word too many; write --%s before each %s", word,
+                           option->name, option->argument);
+    }
+    return MH_OK;
+}
+
+/* Another: NAME,... with blanks instead of commas. */
 static mh_status refuse_word(const parsing *p, const char *word)
 {
     const cli_option *last = p->last;
-    for (int a = 0; a <= p->arguments->count; a++) {
-        const char *given = a < p->arguments->count ? p->arguments->item[a] : word;
-        for (int i = 0; i < p->usage->option_count && strchr(given, '=') != NULL; i++) {
-            const cli_option *option = &p->usage->options[i];
-            if (option->type == CLI_LIST && !takes_many(option))
-                return mh_fail(MH_EUSAGE, "'%s' is one word too many; write --%s before each %s", given,
-                               option->name, option->argument);
-        }
-    }
+    for (int a = 0; a < p->arguments->count; a++)
+        MH_TRY(check_assignment(p, p->arguments->item[a]));
+    MH_TRY(check_assignment(p, word));
     if (last != NULL && last->type == CLI_STRING && strchr(last->argument, ',') != NULL)
         return mh_fail(MH_EUSAGE, "'%s' is one word too many; --%s takes one, %s without blanks", word,
                        last->name, last->argument);
@@ -140,6 +146,18 @@ static mh_status explain(const cli_usage *usage, const char *word)
     return mh_fail(MH_EUSAGE, "there is no option '%s'", word);
 }
 
+/* A run's folder where its recipe is meant. */
+static mh_status check_recipe(const parsing *p)
+{
+    char recipe[MH_PATH];
+    const char *path = p->arguments->item[0];
+    if (strcmp(p->usage->arguments, "RECIPE.yaml") != 0 || !mh_path_is_dir(path))
+        return MH_OK;
+    MH_TRY(mh_path_join(recipe, path, "recipe.yaml"));
+    return mh_fail(MH_EUSAGE, "%s is a folder; name the recipe%s %s", path,
+                   mh_path_exists(recipe) ? "," : " in it, a file such as", recipe);
+}
+
 static mh_status check_complete(const parsing *p)
 {
     const cli_usage *usage = p->usage;
@@ -148,8 +166,11 @@ static mh_status check_complete(const parsing *p)
         if (usage->options[i].required && (p->seen >> i & 1) == 0)
             return mh_fail(MH_EUSAGE, "--%s %s is missing", usage->options[i].name,
                            usage->options[i].argument);
+    for (int a = 0; a < p->arguments->count; a++)
+        if (!mh_path_exists(p->arguments->item[a]))
+            MH_TRY(check_assignment(p, p->arguments->item[a]));
     if (p->arguments->count >= usage->min_arguments)
-        return MH_OK;
+        return p->arguments->count > 0 ? check_recipe(p) : MH_OK;
     if (p->greedy != NULL)
         return mh_fail(MH_EUSAGE, "%s is missing: --%s takes all words behind it; put %s before it",
                        usage->arguments, p->greedy->name, usage->arguments);
@@ -227,6 +248,14 @@ int cli_parse(const cli_usage *usage, int argc, char **argv, cli_list *arguments
         return CLI_OK;
     fprintf(stderr, "mhmoe: %s; try '%s --help'\n", mh_message(), usage->command);
     return CLI_USAGE;
+}
+
+mh_status cli_check_ending(const char *option, const char *path, const char *ending)
+{
+    size_t length = strlen(path), n = strlen(ending);
+    if (length > n && strcmp(path + length - n, ending) == 0)
+        return MH_OK;
+    return mh_fail(MH_EUSAGE, "--%s takes a file whose name ends in %s, not '%s'", option, ending, path);
 }
 
 int cli_report(mh_status status)

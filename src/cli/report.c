@@ -6,11 +6,12 @@
 static mh_status choose_output(char output[MH_PATH], const char *given, const cli_list *runs)
 {
     if (given) {
+        MH_TRY(cli_check_ending("output", given, ".html"));
         MH_TRY(mh_make_parent(given));
         return mh_path_join(output, "", given);
     }
     if (runs->count > 1)
-        return mh_fail(MH_EUSAGE, "of several runs, --output FILE must say where the report goes");
+        return mh_fail(MH_EUSAGE, "of several runs, --output FILE.html must say where the report goes");
     return mh_path_join(output, runs->item[0], "report.html");
 }
 
@@ -45,8 +46,8 @@ int cli_report_page(int argc, char **argv)
     bool json = false;
     cli_list runs;
     const cli_option options[] = {
-        {"output", "FILE", "where it goes; of a single run or folder: report.html in it", CLI_STRING, &given,
-         0, 0, false},
+        {"output", "FILE.html", "where it goes; of a single run or folder: report.html in it", CLI_STRING,
+         &given, 0, 0, false},
         {"analysis", "FILE", "show this JSON file of 'mhmoe analyse', too", CLI_STRING, &analysis, 0, 0,
          false},
         {"json", NULL, "print what was done as JSON", CLI_FLAG, &json, 0, 0, false},

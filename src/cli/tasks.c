@@ -143,6 +143,8 @@ int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision 
         status = split(tasks->names, &copy, &names);
     if (status == MH_OK && (entries = calloc((size_t)names.count, sizeof *entries)) == NULL)
         status = mh_fail(MH_EMEMORY, "the system refused memory for %d tasks", names.count);
+    if (status == MH_OK && tasks->log != NULL)
+        status = mh_path_check_new(tasks->log); /* it may be the questions */
     /* All files are read before the first is scored: what is wrong with the last is told at once. */
     for (int i = 0; status == MH_OK && i < names.count; i++)
         status = mh_task_load(&entries[i].items, names.item[i], &tasks->options);

@@ -15,8 +15,10 @@ static int train(const mh_tokenizer_training *training, const char *output, bool
     mh_tokenizer_trained r;
     cli_bar bar;
     mh_progress progress = {.report = cli_bar_report, .context = &bar, .stop = cli_catch_signals()};
+    mh_status status = mh_path_check_new(output); /* it may be the text itself */
     cli_bar_init(&bar);
-    mh_status status = mh_tokenizer_train(training, output, &progress, &r);
+    if (status == MH_OK)
+        status = mh_tokenizer_train(training, output, &progress, &r);
     cli_bar_clear(&bar);
     if (status != MH_OK)
         return cli_report(status);

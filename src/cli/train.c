@@ -23,8 +23,12 @@ static void print_facts(FILE *out, const mh_recipe *recipe, const mh_train_facts
             cli_count(facts->flops.training, b));
     fprintf(out, "data        %s tokens to train on, %s to validate\n",
             cli_count((double)facts->train_tokens, a), cli_count((double)facts->valid_tokens, b));
-    fprintf(out, "updates     %lld of %lld tokens: %.2f times the data\n", (long long)recipe->train.steps,
-            (long long)(recipe->train.batch * recipe->train.sequence), facts->epochs);
+    fprintf(out, "updates     %lld of %lld tokens: ", (long long)recipe->train.steps,
+            (long long)(recipe->train.batch * recipe->train.sequence));
+    if (facts->least_epochs < facts->most_epochs)
+        fprintf(out, "%.2f to %.2f times the parts of the data\n", facts->least_epochs, facts->most_epochs);
+    else
+        fprintf(out, "%.2f times the data\n", facts->epochs);
     fprintf(out, "memory      about %s", cli_bytes((double)facts->memory, a));
 }
 
@@ -177,7 +181,6 @@ static void print_rehearsal(const mh_recipe *recipe, const mh_rehearsal *r)
     printf("time        about %s, of which %lld evaluation%s take %s\n", cli_duration(r->seconds, a),
            (long long)r->evaluations, r->evaluations > 1 ? "s" : "",
            cli_duration((double)r->evaluations * r->evaluation_seconds, b));
-    printf("\nNothing was written. Without --dry-run it begins.\n");
 }
 
 static int print_rehearsal_json(const mh_recipe *recipe, const mh_rehearsal *r)
@@ -197,7 +200,7 @@ static int print_rehearsal_json(const mh_recipe *recipe, const mh_rehearsal *r)
         r->update_seconds, "evaluation", r->evaluation_seconds, "all", r->seconds));
 }
 
-/* Where memory or the run folder stands in the way, what is known is printed all the same. */
+/* Where memory, disk or the run folder stands in the way, what is known is printed all the same. */
 static int rehearse(const char *path, const cli_list *sets, const char *init_from, bool json)
 {
     mh_recipe recipe;
@@ -214,6 +217,8 @@ static int rehearse(const char *path, const cli_list *sets, const char *init_fro
         return print_rehearsal_json(&recipe, &rehearsal);
     if (!json && rehearsal.facts.memory > 0)
         print_rehearsal(&recipe, &rehearsal);
+    if (status == MH_OK)
+        printf("\nNothing was written. Without --dry-run it begins.\n");
     return cli_report(status);
 }
 

@@ -1,6 +1,8 @@
 /* batches: packed sequences in an order that is a function of the seed. */
 #include "data/data.h"
 
+#include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,9 +57,13 @@ static mh_status open_corpus(mh_batches *b, corpus *c, const char *folder, const
     char name[32], path[MH_PATH], hash[17];
     snprintf(name, sizeof name, "%s.tokens", split);
     MH_TRY(mh_path_join(path, folder, name));
+    bool there = mh_path_exists(path);
+    if (!there && errno == EACCES) /* it may well have one */
+        return mh_fail_errno("open", path);
     if (!mh_path_is_dir(folder))
-        return mh_fail(MH_EIO, "there is no data folder %s; make it with `mhmoe data build`", folder);
-    if (!mh_path_exists(path))
+        return mh_fail(MH_EIO, "there is no data folder %s%s; make it with `mhmoe data build`", folder,
+                       folder[0] == '/' ? "" : ", seen from the current folder");
+    if (!there)
         return mh_fail(
             MH_EIO,
             "data folder %s has no %s; build it anew, for a validation part with --valid-fraction over 0",
@@ -222,6 +228,17 @@ int64_t mh_batches_tokens(const mh_batches *batches)
 double mh_batches_bytes_per_token(const mh_batches *batches)
 {
     return (double)batches->bytes / (double)batches->tokens;
+}
+
+void mh_batches_passes(const mh_batches *b, double drawn, double *least, double *most)
+{
+    *least = INFINITY;
+    *most = 0;
+    for (int i = 0; i < b->pool_count; i++) {
+        double passes = drawn * (double)b->pools[i].quota / MIX_BLOCK / (double)b->pools[i].sequences;
+        *least = fmin(*least, passes);
+        *most = fmax(*most, passes);
+    }
 }
 
 /* ---- sequences ----------------------------------------------------------------------------------------- */

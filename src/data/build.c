@@ -202,16 +202,18 @@ static mh_status close_shards(builder *b)
 {
     static const char *const parts[SIDES] = {"training", "validation"};
     int32_t eos = mh_tokenizer_eos(b->tokenizer);
+    int64_t documents = mh_corpus_where(b->corpus).documents;
+    bool one = documents == 1;
     for (int s = TRAIN; s < SIDES; s++) {
         if (b->shard[s].out.file == NULL)
             continue;
         if (b->shard[s].header.documents == 0)
             return mh_fail(MH_EVALUE,
-                           "the %s part would be empty: there are %lld documents of %lld bytes together, and "
+                           "the %s part would be empty: there %s %lld document%s of %lld bytes together, and "
                            "the fraction for validation is %g; choose another --valid-fraction (0: no "
                            "validation part) or add text",
-                           parts[s], (long long)mh_corpus_where(b->corpus).documents, (long long)b->position,
-                           b->build->valid_fraction);
+                           parts[s], one ? "is" : "are", (long long)documents, one ? "" : "s",
+                           (long long)b->position, b->build->valid_fraction);
         MH_TRY(mh_shard_put(&b->shard[s], &eos, 1));
         MH_TRY(mh_shard_commit(&b->shard[s]));
     }

@@ -14,13 +14,15 @@ struct mh_corpus {
 
     mh_source_kind kind; /* of the open stream; MH_SOURCE_NONE: none is open */
     bool end;            /* of this stream was read */
+    bool binary;         /* it begins with what no text has */
     int64_t line, stream_invalid;
     mh_text raw; /* bytes of it not yet given, from `taken` on */
     size_t taken;
     mh_text text, label; /* of the document given last */
 
     int64_t documents, bytes, raw_bytes, invalid, worst_invalid;
-    mh_text worst; /* name of the stream with most invalid bytes */
+    mh_text worst;     /* name of the stream with most invalid bytes */
+    bool worst_binary; /* and whether it is */
 };
 
 /* ---- streams ------------------------------------------------------------------------------------------- */
@@ -55,6 +57,11 @@ static mh_status begin_stream(mh_corpus *c)
     MH_TRY(fill(c, 3));
     if (c->raw.length >= 3 && memcmp(c->raw.data, "\xef\xbb\xbf", 3) == 0)
         c->taken = 3; /* a byte order mark */
+    if (c->raw.length >= 2 &&
+        (memcmp(c->raw.data, "\xff\xfe", 2) == 0 || memcmp(c->raw.data, "\xfe\xff", 2) == 0))
+        return mh_fail(MH_EFORMAT, "%s is UTF-16, not UTF-8; convert it with `iconv -f utf-16 -t utf-8`",
+                       mh_source_name(c->source));
+    c->binary = c->raw.length > 0 && memchr(c->raw.data, '\0', c->raw.length) != NULL;
     return MH_OK;
 }
 
@@ -65,6 +72,7 @@ static mh_status end_stream(mh_corpus *c)
     if (c->stream_invalid <= c->worst_invalid)
         return MH_OK;
     c->worst_invalid = c->stream_invalid;
+    c->worst_binary = c->binary;
     c->worst.length = 0;
     return mh_text_printf(&c->worst, "%s", mh_source_name(c->source));
 }
@@ -272,8 +280,9 @@ mh_status mh_corpus_check(const mh_corpus *corpus)
 {
     if (corpus->invalid <= corpus->raw_bytes / 1000)
         return MH_OK;
-    return mh_fail(MH_EFORMAT,
-                   "%lld of %lld bytes are not valid UTF-8, more than 0.1 %%; most of them are in %s: "
-                   "convert it (for example with `iconv -f latin1 -t utf8`) or leave it out",
-                   (long long)corpus->invalid, (long long)corpus->raw_bytes, corpus->worst.data);
+    return mh_fail(
+        MH_EFORMAT, "%lld of %lld bytes are not valid UTF-8, more than 0.1 %%; most of them are in %s: %s",
+        (long long)corpus->invalid, (long long)corpus->raw_bytes, corpus->worst.data,
+        corpus->worst_binary ? "with its NUL bytes it is no text; leave it out"
+                             : "convert it (for example with `iconv -f latin1 -t utf8`) or leave it out");
 }

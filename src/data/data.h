@@ -190,6 +190,10 @@ int64_t mh_batches_sequences(const mh_batches *batches);     /* sequences in one
 int64_t mh_batches_tokens(const mh_batches *batches);
 double mh_batches_bytes_per_token(const mh_batches *batches);
 
+/* How often the first `drawn` indices go through the folder of a mixture that is repeated least, and most;
+ * without weights both are drawn / mh_batches_sequences(). */
+void mh_batches_passes(const mh_batches *batches, double drawn, double *least, double *most);
+
 /* Sequence number `index` of the run (any index >= 0): token [length] and target [length] (the next tokens).
  * first_key [length], if not NULL, gets for each token the position in this sequence of the last </s> at or
  * before it, or 0: a document is predicted from the </s> before it, which is thus its first visible token. A

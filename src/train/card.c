@@ -20,7 +20,7 @@ static mh_status write_results(mh_text *card, const mh_trainer_state *state)
     MH_TRY(mh_text_printf(card, "After %lld updates over %lld tokens", (long long)state->step,
                           (long long)state->tokens));
     if (isfinite(state->loss))
-        MH_TRY(mh_text_printf(card, ", training loss %.4f", state->loss));
+        MH_TRY(mh_text_printf(card, ", training loss %.4f in the last of them", state->loss));
     if (isfinite(state->valid_loss))
         MH_TRY(mh_text_printf(
             card, ", validation loss %.4f nats a token (perplexity %.5g, %.4f bits a byte of text)",

@@ -1,7 +1,11 @@
 /* What a run and its rehearsal make ready alike. */
 #include "train/train.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <math.h>
+#include <string.h>
+#include <sys/stat.h>
 
 mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **valid, mh_tokenizer **tokenizer)
 {
@@ -17,13 +21,52 @@ mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **vali
 mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *train, const mh_batches *valid)
 {
     const mh_train_config *c = &recipe->train;
-    return (mh_train_facts){.params = mh_count_params(&recipe->model),
+    double drawn = (double)c->steps * (double)c->batch;
+    mh_train_facts facts = {.params = mh_count_params(&recipe->model),
                             .flops = mh_count_flops(&recipe->model, c->sequence),
                             .memory = mh_train_bytes(recipe),
                             .train_tokens = mh_batches_tokens(train),
                             .valid_tokens = mh_batches_tokens(valid),
-                            .epochs =
-                                (double)c->steps * (double)c->batch / (double)mh_batches_sequences(train)};
+                            .epochs = drawn / (double)mh_batches_sequences(train)};
+    mh_batches_passes(train, drawn, &facts.least_epochs, &facts.most_epochs);
+    return facts;
+}
+
+/* What a run leaves that was killed before its first checkpoint. */
+static bool of_run(const char *name)
+{
+    static const char *const names[] = {
+        ".", "..", "lock", "recipe.yaml", "recipe.yaml.tmp", "checkpoints", "metrics.jsonl", "report.html"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return strncmp(name, "events.out.", 11) == 0;
+}
+
+/* A log that the shell has just opened in the run folder. */
+static bool is_empty_file(const char *folder, const char *name)
+{
+    char path[MH_PATH];
+    struct stat s;
+    return mh_path_join(path, folder, name) == MH_OK && stat(path, &s) == 0 && S_ISREG(s.st_mode) &&
+           s.st_size == 0;
+}
+
+/* A run in a folder of other things, say of data, could not be told from them or removed. */
+static mh_status refuse_foreign(const char *run)
+{
+    DIR *dir = opendir(run);
+    if (dir == NULL)
+        return errno == ENOENT ? MH_OK : mh_fail_errno("read folder", run);
+    mh_status status = MH_OK;
+    for (const struct dirent *entry; status == MH_OK && (entry = readdir(dir)) != NULL;)
+        if (!of_run(entry->d_name) && !is_empty_file(run, entry->d_name))
+            status =
+                mh_fail(MH_ESTATE,
+                        "%s: this folder is no run's, it holds %s; choose another by --set train.run=FOLDER",
+                        run, entry->d_name);
+    closedir(dir);
+    return status;
 }
 
 mh_status mh_train_check_folder(const char *run, bool resume)
@@ -44,7 +87,7 @@ mh_status mh_train_check_folder(const char *run, bool resume)
             "%s: a run is in this folder already; go on with it by --resume, choose another by --set "
             "train.run=FOLDER, or remove it",
             run);
-    return MH_OK;
+    return resume ? MH_OK : refuse_foreign(run);
 }
 
 /* Settings that change no shape: weights of others would load and mean nothing. Not the rotary embedding's

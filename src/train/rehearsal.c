@@ -2,6 +2,8 @@
  */
 #include "train/train.h"
 
+#include <unistd.h>
+
 /* Timed updates: enough for a median, or as many as these seconds have room for. */
 #define UPDATES  9
 #define PATIENCE 10.0
@@ -77,6 +79,27 @@ static void count(const rehearsal *s, mh_rehearsal *r)
     r->seconds = (double)c->steps * r->update_seconds + (double)r->evaluations * r->evaluation_seconds;
 }
 
+/* Whether the run folder can be made and written. */
+static mh_status check_place(const char *run)
+{
+    char nearest[MH_PATH];
+    mh_path_nearest(nearest, run);
+    return access(nearest, W_OK | X_OK) == 0 ? MH_OK : mh_fail_errno("write the run into", nearest);
+}
+
+static mh_status check_disk(const mh_recipe *recipe, const mh_rehearsal *r)
+{
+    double needed = (double)r->checkpoints * (double)r->checkpoint_bytes, mib = 1 << 20;
+    if (needed <= (double)r->disk_available)
+        return MH_OK;
+    return mh_fail(MH_EIO,
+                   "the checkpoints that %s keeps need %.0f MiB of disk and %.0f MiB are free; keep fewer by "
+                   "train.keep (now "
+                   "%lld%s), free space, or choose another place by --set train.run=FOLDER",
+                   recipe->train.run, needed / mib, (double)r->disk_available / mib,
+                   (long long)recipe->train.keep, recipe->train.keep == 0 ? ": all" : "");
+}
+
 static mh_status rehearse(rehearsal *s, mh_recipe *recipe, const char *weights, const mh_progress *progress,
                           mh_rehearsal *r)
 {
@@ -86,12 +109,13 @@ static mh_status rehearse(rehearsal *s, mh_recipe *recipe, const char *weights, 
     r->facts = mh_train_facts_of(recipe, s->train, s->valid);
     MH_TRY(mh_train_check_memory(recipe));
     MH_TRY(mh_train_check_folder(recipe->train.run, false));
+    MH_TRY(check_place(recipe->train.run));
     MH_TRY(mh_step_init(&s->step, recipe, s->tokenizer));
     MH_TRY(mh_train_weights(s->step.model, recipe, weights));
     MH_TRY(time_updates(s, progress, &r->update_seconds));
     MH_TRY(time_evaluation(s, &r->evaluation_seconds));
     count(s, r);
-    return MH_OK;
+    return check_disk(recipe, r);
 }
 
 mh_status mh_train_rehearse(mh_recipe *recipe, const char *weights, const mh_progress *progress,

@@ -39,8 +39,9 @@ mh_status mh_train_check_memory(const mh_recipe *recipe)
     return mh_fail(
         MH_EMEMORY,
         "this run needs %.0f MiB of memory and %.0f MiB are free; lower train.micro_batch (now %lld) "
-        "or model.dim, or set train.precision bf16",
-        needed / mib, available / mib, (long long)recipe->train.micro_batch);
+        "or model.dim%s",
+        needed / mib, available / mib, (long long)recipe->train.micro_batch,
+        recipe->train.precision == MH_PRECISION_F32 ? ", or set train.precision bf16" : "");
 }
 
 mh_status mh_step_init(mh_step *step, const mh_recipe *recipe, const mh_tokenizer *tokenizer)
@@ -72,8 +73,9 @@ static mh_status not_finite(const mh_step *s, int64_t step, const char *what, co
 {
     return mh_fail(MH_ESTATE,
                    "step %lld: %s is not a finite number, first in %s; train with a lower train.rate or "
-                   "train.clip%s",
+                   "%s%s",
                    (long long)step, what, where,
+                   s->recipe->train.clip > 0 ? "train.clip" : "train.clip over 0, for example 1",
                    s->model->precision == MH_PRECISION_F32 ? "" : ", or with train.precision f32");
 }
 

@@ -241,7 +241,8 @@ typedef struct {
     mh_flops flops; /* of a token */
     size_t memory;  /* mh_train_bytes */
     int64_t train_tokens, valid_tokens;
-    double epochs;
+    double epochs;                    /* of all data together ... */
+    double least_epochs, most_epochs; /* ... and of the folders of a mixture */
 } mh_train_facts;
 
 /* Opens the data, which the caller closes also after a failure, and resolves the recipe, which takes its
@@ -250,7 +251,7 @@ mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **vali
 
 mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *train, const mh_batches *valid);
 
-/* Refuses the folder of a comparison, and for a new run one with a checkpoint in it. */
+/* Refuses the folder of a comparison, and for a new run one with a checkpoint or with other things in it. */
 mh_status mh_train_check_folder(const char *run, bool resume);
 
 /* The first weights: random ones, or those of the checkpoint at `path` if not NULL. */

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Sums over some updates. */
 typedef struct {
@@ -25,6 +26,7 @@ typedef struct {
     const mh_train_watch *watch;
     const char *run;
     mh_lock lock;
+    bool made_folder, made_lock; /* by this call, which removes them where no run begins */
     mh_batches *train, *valid;
     mh_tokenizer *tokenizer;
     mh_step step;
@@ -225,6 +227,8 @@ static mh_status enter_run(trainer *t, mh_train_mode mode)
 {
     char lock[MH_PATH];
     MH_TRY(mh_path_join(lock, t->run, "lock"));
+    t->made_folder = !mh_path_exists(t->run);
+    t->made_lock = !mh_path_exists(lock);
     if (mode == MH_TRAIN_NEW)
         MH_TRY(mh_make_dirs(t->run));
     else if (!mh_path_is_dir(t->run))
@@ -329,8 +333,19 @@ static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
     MH_TRY(mh_recipe_identity(t->recipe, t->state.recipe));
     mh_recipe_data_identity(t->train, t->tokenizer, t->state.data);
     MH_TRY(mode == MH_TRAIN_NEW ? begin(t, recipe_path, weights) : resume(t, recipe_path));
+    t->made_folder = t->made_lock = false; /* from here on there is a run */
     MH_TRY(check_stopped(t));
     return loop(t);
+}
+
+/* A folder with a lock alone would pass for a run. */
+static void leave_run(trainer *t, mh_status status)
+{
+    if (status != MH_OK && t->made_lock)
+        mh_lock_remove(&t->lock);
+    mh_lock_release(&t->lock);
+    if (status != MH_OK && t->made_folder)
+        rmdir(t->run); /* which keeps one that holds something */
 }
 
 mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *weights, const mh_train_watch *watch)
@@ -346,6 +361,6 @@ mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *weights, c
     mh_tokenizer_free(t.tokenizer);
     mh_batches_close(t.valid);
     mh_batches_close(t.train);
-    mh_lock_release(&t.lock);
+    leave_run(&t, status);
     return status;
 }

@@ -15,6 +15,11 @@ for line in 'parameters ' 'FLOPs ' 'data ' 'updates  *30 of 256 tokens' 'memory 
     grep -q "^$line" <<<"$told" || fail "a dry run says nothing of '$line': $told"
 done
 
+# Of a mixture no part is drawn as often as the whole.
+cp -r tokens more
+"$mhmoe" train tiny.yaml --dry-run --set data.train='tokens=0.25, more=0.75' >out
+grep -q '^updates  *30 of 256 tokens: 0.09 to 0.27 times the parts of the data$' out || fail "the parts: $(cat out)"
+
 # The checkpoints come out as large as it says.
 number() {
     sed -n "s/.*\"$1\": \([0-9.]*\),*/\1/p" json
@@ -37,6 +42,15 @@ refused() {
 refused 'a run is in this folder already'
 grep -q '^parameters' out || fail "a refused dry run does not tell what is known"
 refused 'lower train.micro_batch' --set model.ffn_dim=1048576 --set model.layers=200
+refused 'or model.dim$' --set model.ffn_dim=1048576 --set model.layers=200 --set train.precision=bf16
+refused 'cannot read folder tiny.yaml/run/checkpoints: Not a directory' --set train.run=tiny.yaml/run
+refused 'keep fewer by train.keep (now 0: all)' --set train.run=other --set train.keep=0 --set train.checkpoint_every=1 \
+    --set train.steps=1000000000000
+grep -q '^disk ' out && ! grep -q 'Without --dry-run it begins' out || fail "the disk that is missing is not told, or promised"
+if [ "$(id -u)" != 0 ]; then # who may write anywhere
+    mkdir -m 555 closed
+    refused 'cannot write the run into closed: Permission denied' --set train.run=closed/run
+fi
 refused 'leave --resume out' --resume
 refused 'warmup' --set train.warmup=30
 ! "$mhmoe" train tiny.yaml --json 2>err || fail "--json without --dry-run"

@@ -17,6 +17,9 @@ for file in recipe.yaml metrics.jsonl checkpoints report.html; do
     [ -e run/$file ] || fail "the run has no $file"
 done
 
+grep -q '^After 30 updates over 7680 tokens, training loss [0-9.]* in the last of them, validation loss' \
+    run/checkpoints/step-000030/README.md || fail "the model card does not say which loss it tells"
+
 grep -q ' balance [0-9.]*  z-loss [0-9.]*  gradient ' progress && grep -q '"z_loss": *[0-9.]*' run/metrics.jsonl ||
     fail "the z-loss is not told: $(cat progress)"
 
@@ -66,12 +69,24 @@ grep -q -- '--output FILE' err || fail "the refusal does not name --output"
 ! "$mhmoe" report tokens --output none.html 2>err || fail "a report of what is no run"
 grep -q 'name a run folder' err || fail "the refusal does not tell what to name"
 
+cp tiny.yaml d=32.yaml # a name that looks like a setting
+"$mhmoe" info d=32.yaml --set model.vocab=400 >info
+
 # Of a recipe what training refuses is refused; without its data a vocabulary is enough.
 "$mhmoe" info tiny.yaml --set data.train=nowhere --set model.vocab=100 >info
 ! "$mhmoe" info tiny.yaml --set model.vocab=100 2>err || fail "a vocabulary that is not the data's"
 grep -q 'has 400 pieces' err || fail "the refusal does not name the data's vocabulary"
 ! "$mhmoe" info tiny.yaml --set data.train= 2>err || fail "neither data nor vocabulary"
-grep -q 'data.train is not set' err || fail "the refusal does not name data.train"
+grep -q 'data.train is not set.*will do here: --set model.vocab=N' err || fail "the refusal does not name data.train"
+! "$mhmoe" info tiny.yaml --set data.train=nowhere 2>err || fail "neither data nor vocabulary"
+grep -q 'no data folder nowhere, seen from the current folder;.*--set model.vocab=N' err || fail "no hint: $(cat err)"
+
+if [ "$(id -u)" != 0 ]; then # who may read anything
+    chmod 000 tokens
+    ! "$mhmoe" train tiny.yaml --set train.run=r3 2>err || fail "closed data were read"
+    chmod 755 tokens
+    grep -q 'cannot open tokens/train.tokens: Permission denied' err || fail "no word of permissions: $(cat err)"
+fi
 
 # Measures that are rows of digits, or infinite, are short in text and null in JSON.
 explode() {
@@ -94,6 +109,15 @@ grep -q -- '--resume' err || fail "the refusal does not name --resume"
 "$mhmoe" data build --tokenizer other.model --input corpus.jsonl --output other
 ! "$mhmoe" train tiny.yaml --set data.train=other --set train.run=r2 --init-from run 2>err || fail "another tokenizer"
 grep -qi tokenizer err || fail "the refusal does not name the tokenizer"
+[ ! -e r2 ] || fail "a run that did not begin left a folder"
+
+# Nor among other things; a log that the shell has opened there is none.
+for folder in tokens .; do
+    ! "$mhmoe" train tiny.yaml --set train.run=$folder 2>err || fail "a run among other things"
+    grep -q 'is no run.s, it holds [a-z]' err && [ ! -e $folder/lock ] || fail "it is not refused, or left a lock: $(cat err)"
+done
+mkdir logged
+"$mhmoe" train tiny.yaml --set train.run=logged --set train.steps=1 --set train.warmup=0 2>logged/errors
 cp -r run/checkpoints/step-000030 damaged
 size=$(stat -c %s damaged/model.safetensors)
 printf 'x' | dd of=damaged/model.safetensors bs=1 seek=$((size - 100)) conv=notrunc status=none

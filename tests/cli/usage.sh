@@ -26,6 +26,10 @@ expect 0 '^compiler +[A-Z]' "$mhmoe" --version
 expect 0 '^libarchive +[0-9.]+' "$mhmoe" --version
 expect 0 '^Commands:' "$mhmoe" --help
 expect 0 '^Commands:' "$mhmoe" help
+expect 0 '^Commands:' "$mhmoe" -h
+expect 0 '^Commands:' "$mhmoe" data -h
+expect 0 '^Examples:' "$mhmoe" train -h
+expect 0 '^mhmoe [0-9.]+ \(commit' "$mhmoe" -v
 expect 2 '^Commands:' "$mhmoe"
 expect 2 "no command 'mhmoe trian', the nearest is 'train'" "$mhmoe" trian
 
@@ -47,6 +51,7 @@ for command in train info compare; do
     expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" $command a --set a.b=1 b.c=2
     expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" $command --set a.b=1 b.c=2 a
 done
+expect 2 "'b.c=2' is one word too many; write --set before each KEY=VALUE;" "$mhmoe" info --set a.b=1 b.c=2
 expect 2 "'piqa' is one word too many; --tasks takes one, NAME,... without blanks;" "$mhmoe" eval a --tasks rte piqa
 expect 2 "CHECKPOINT is missing: --perplexity takes all words behind it; put CHECKPOINT before it" \
     "$mhmoe" eval --perplexity a.txt run
@@ -62,6 +67,9 @@ expect 2 "--seed takes a whole number" "$mhmoe" generate x --prompt y --seed 1.5
 expect 2 '--json takes no value' "$mhmoe" doctor --json=yes
 expect 2 "no benchmark 'gem': choose" "$mhmoe" bench gem
 expect 2 "--shapes takes a few shapes such as 256x1365x512" "$mhmoe" bench gemm --shapes 16x16
+expect 2 '--save goes with the benchmark step' "$mhmoe" bench gemm layer --save models
+expect 2 '--precision goes with the benchmark step' "$mhmoe" bench gemm --precision f32
+expect 2 '--stop is empty' "$mhmoe" generate x --prompt y --stop ''
 expect 2 "--shapes goes with one of" "$mhmoe" bench step --shapes 16x16x16
 expect 2 'MHMOE_ISA is "abacus"' env MHMOE_ISA=abacus "$mhmoe" doctor
 
@@ -98,12 +106,22 @@ expect 0 "^threads  *$(env -u OMP_NUM_THREADS nproc) of" env -u OMP_NUM_THREADS 
 mkdir results
 expect 0 '"who": "mhmoe"' "$mhmoe" bench gemm --shapes 16x16x16 --seconds 0.01 --json --csv results
 expect 0 '^isa,threads,benchmark' cat results/*.csv
+expect 1 'cannot write nowhere/' "$mhmoe" bench gemm --shapes 16x16x16 --seconds 0.01 --csv nowhere # and no figure yet
 
 # ---- input files
 
 make_corpus
 make_recipe
 expect 1 'nowhere' "$mhmoe" tokenizer train --input nowhere --vocab 400 --output t.model
+cp corpus.jsonl text.jsonl
+expect 1 'text.jsonl exists already; choose another output' "$mhmoe" tokenizer train --input text.jsonl --vocab 400 --output text.jsonl
+expect 0 '^same$' bash -c 'cmp corpus.jsonl text.jsonl && echo same'
+printf '\377\376T\0h\0e\0 \0o\0l\0d\0' >wide.txt
+expect 1 'wide.txt is UTF-16, not UTF-8; convert it with' "$mhmoe" tokenizer train --input wide.txt --vocab 400 --output t.model
+printf '\211PNG\r\n\032\n\0\0\0\rIHDR\0\0' >picture.txt
+expect 1 'in picture.txt: with its NUL bytes it is no text; leave it out' "$mhmoe" tokenizer train --input picture.txt --vocab 400 --output t.model
+printf 'caf\351 ol\351' >french.txt
+expect 1 'in french.txt: convert it .for example with .iconv -f latin1' "$mhmoe" tokenizer train --input french.txt --vocab 400 --output t.model
 : >empty.txt
 expect 1 'empty' "$mhmoe" tokenizer train --input empty.txt --vocab 400 --output t.model
 expect 1 'nowhere' "$mhmoe" data build --tokenizer nowhere.model --input corpus.jsonl --output d
@@ -113,6 +131,10 @@ expect 1 'nowhere' "$mhmoe" train nowhere.yaml
 expect 1 'nowhere' "$mhmoe" eval nowhere --perplexity corpus.jsonl
 expect 2 'either texts with --perplexity, or --tasks' "$mhmoe" eval nowhere
 expect 2 'either texts with --perplexity, or --tasks' "$mhmoe" eval nowhere --tasks rte --perplexity corpus.jsonl
+expect 2 '--stride goes with --perplexity' "$mhmoe" eval nowhere --tasks rte --data . --stride 4
+for option in '--data .' '--limit 5' '--shots 2' '--shots-file x' '--log-samples x'; do
+    expect 2 "${option% *} goes with --tasks" "$mhmoe" eval nowhere --perplexity corpus.jsonl $option
+done
 expect 2 "no task 'arc_eazy', the nearest is arc_easy" "$mhmoe" eval nowhere --tasks arc_eazy --data .
 expect 2 'add --data DIR' "$mhmoe" eval nowhere --tasks rte
 expect 2 'single commas' "$mhmoe" eval nowhere --tasks rte,,piqa --data .
@@ -121,9 +143,13 @@ expect 1 'has no rte_dev.tsv' "$mhmoe" eval nowhere --tasks rte --data .
 expect 1 'corpus.jsonl:1: it has no string "query"' "$mhmoe" eval nowhere --tasks corpus.jsonl
 echo '{"query": "Q", "choices": ["a", "b"], "gold": 0}' >own.jsonl
 expect 1 'nowhere' "$mhmoe" eval nowhere --tasks own.jsonl
+expect 1 'own.jsonl exists already; choose another output' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples own.jsonl
 expect 1 'cannot create folder corpus.jsonl' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples corpus.jsonl/log
 expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
 expect 1 'nowhere' "$mhmoe" info nowhere
+expect 2 '--set changes a recipe, and . is a checkpoint' "$mhmoe" info . --set model.dim=8
+expect 2 "output takes a file whose name ends in .html, not 'tiny.yaml'" "$mhmoe" report nowhere --output tiny.yaml
+expect 2 "output takes a file whose name ends in .json, not 'tiny.yaml'" "$mhmoe" analyse nowhere --input own.jsonl --output tiny.yaml
 expect 1 'nowhere' "$mhmoe" verify nowhere.safetensors
 head -c 4000 "$source/tests/golden/layer_smoe_top1.safetensors" >short.safetensors
 expect 1 'short.safetensors' "$mhmoe" verify short.safetensors
@@ -133,6 +159,13 @@ expect 1 'zeros.bin' "$mhmoe" import llama2c zeros.bin --tokenizer noise.model -
 expect 0 '^none$' bash -c 'ls -d t.model* d d.mhmoe-tmp i i.mhmoe-tmp run 2>/dev/null || echo none' # nothing half-written
 
 # ---- recipes
+
+mkdir folder
+for command in train compare; do
+    expect 2 'folder is a folder; name the recipe in it, a file such as folder/recipe.yaml' "$mhmoe" $command folder
+done
+touch folder/recipe.yaml
+expect 2 'folder is a folder; name the recipe, folder/recipe.yaml' "$mhmoe" train folder --dry-run
 
 expect 1 'tokens' "$mhmoe" train tiny.yaml
 expect 2 'train.stpes.*train.steps' "$mhmoe" train tiny.yaml --set train.stpes=5
