@@ -86,9 +86,7 @@ mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path)
     folder->lock = (mh_lock){0}; /* for mh_new_folder_abort */
     MH_TRY(beside(folder->path, path, ""));
     MH_TRY(beside(lock, path, ".mhmoe-lock"));
-    if (mh_path_exists(folder->path))
-        return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first",
-                       folder->path);
+    MH_TRY(mh_path_check_new(folder->path));
     MH_TRY(mh_make_parent(folder->path));
     MH_TRY(mh_lock_take(&folder->lock, lock));
     mh_status status = mh_folder_begin(folder->aside, path);

@@ -37,7 +37,7 @@ refuses() {
     "$mhmoe" analyse "$@" >out 2>err || got=$?
     [ "$got" = "$code" ] && [ ! -s out ] && grep -q -- "$pattern" err || fail "$*: $got, $(cat err)"
 }
-"$mhmoe" train tiny.yaml --set train.run=dense --set moe.experts=0 --set train.steps=1 --set train.warmup=0
+"$mhmoe" train dense.yaml --set train.run=dense --set train.steps=1 --set train.warmup=0
 refuses 1 'is a dense model: it has no experts' dense --input texts
 "$mhmoe" train tiny.yaml --set train.run=other --set moe.experts=6 --set train.steps=1 --set train.warmup=0
 refuses 1 'moe.experts differ; give checkpoints of one run' other run --input texts

@@ -90,7 +90,7 @@ fi
 
 # Measures that are rows of digits, or infinite, are short in text and null in JSON.
 explode() {
-    "$mhmoe" train tiny.yaml --set train.run="rate$1" --set moe.experts=0 --set train.steps=6 --set train.warmup=0 \
+    "$mhmoe" train dense.yaml --set train.run="rate$1" --set train.steps=6 --set train.warmup=0 \
         --set train.rate="$1" --set train.min_rate="$1" --set train.clip=0 --set train.decay=0 >out 2>&1
     "$mhmoe" eval "rate$1" --perplexity corpus.jsonl >>out
     ! grep -E '[0-9]{12}' out || fail "numbers of many digits"

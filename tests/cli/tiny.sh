@@ -70,4 +70,5 @@ train:
   eval_every: 15
   checkpoint_every: 15
 END
+    sed '/^moe:/,/^data:/{/^data:/!d}' tiny.yaml >dense.yaml # the same without experts
 }

@@ -94,7 +94,7 @@ expect 0 '^same$' bash -c 'diff "$0" config.md && echo same' "$source/docs/confi
 
 expect 0 '^mhmoe-h3 .* 93 ' "$mhmoe" presets
 expect 0 '"suffix": "[+]shared"' "$mhmoe" presets --dim 96 --activation gelu --json
-expect 0 '^mhmoe-h3 *not at these sizes: .* nearest' "$mhmoe" presets --dim 256
+expect 0 '^mhmoe-h3 *not at these sizes: .* a multiple, for example 258' "$mhmoe" presets --dim 256
 expect 2 "--activation takes one of swiglu[|]gelu, not 'relu'" "$mhmoe" presets --activation relu
 expect 2 "--precision takes one of f32[|]bf16, not 'bf'" "$mhmoe" verify --precision bf x
 
