@@ -36,7 +36,7 @@ mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *trai
 static bool of_run(const char *name)
 {
     static const char *const names[] = {
-        ".",          "..", "lock", "recipe.yaml", "recipe.yaml" MH_ASIDE, "checkpoints", "metrics.jsonl",
+        ".",          "..", "lock", "recipe.yaml", ("recipe.yaml" MH_ASIDE), "checkpoints", "metrics.jsonl",
         "report.html"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0)
