@@ -9,12 +9,13 @@ const faint = (hex, share) => hex + Math.round(255 * share).toString(16).padStar
 /* A band is two lines without a stroke, filled in between; a line with its two edges are three datasets. A point by
    itself is no line and has a dot. */
 function datasetsOf(series, dots) {
+  const radius = dots || series.points.length === 1 ? 2 : 0;
   const line = color(series.color), edge = {borderWidth: 0, pointRadius: 0, pointHitRadius: 0, edge: true};
   return [
     {...edge, data: series.points.map(p => ({x: p.x, y: p.low})), fill: false},
     {...edge, data: series.points.map(p => ({x: p.x, y: p.high})), fill: '-1', backgroundColor: faint(line, 0.18)},
     {label: series.name, data: series.points, borderColor: line, backgroundColor: line, borderWidth: 2,
-     borderDash: series.dash, borderJoinStyle: 'round', pointRadius: dots || series.points.length === 1 ? 2 : 0,
+     borderDash: series.dash, borderJoinStyle: 'round', pointRadius: ({raw}) => raw?.between ? 0 : radius,
      pointHoverRadius: 4, fill: false},
   ];
 }
@@ -45,7 +46,7 @@ function configuration(spec) {
       plugins: {
         legend: {display: false},
         tooltip: {
-          filter: item => !item.dataset.edge,
+          filter: item => !item.dataset.edge && !item.raw.between,
           callbacks: {
             title: items => items.length ? `${short(items[0].parsed.x)} ${spec.x}` : '',
             label: item => {

@@ -28,6 +28,15 @@ function legend(redraw) {
   }));
 }
 
+/* The points from x on. The line that comes in there has a point at the edge, which is between two measured ones. */
+function pointsFrom(points, x) {
+  const first = points.findIndex(point => point.x >= x);
+  if (first <= 0) return first < 0 ? [] : points;
+  const [a, b] = points.slice(first - 1), share = (x - a.x) / (b.x - a.x);
+  const at = key => a[key] + share * (b[key] - a[key]);
+  return [{x, y: at('y'), low: at('low'), high: at('high'), between: true}, ...points.slice(first)];
+}
+
 function curvesSection() {
   const state = {axis: 'updates', measure: 'loss', part: 'whole run'};
   const shares = {'whole run': 0, 'last half': 0.5, 'last quarter': 0.75};
@@ -36,7 +45,7 @@ function curvesSection() {
     const series = groupSeries(part, axis.key, typeof measure === 'function' ? measure() : measure);
     const end = Math.max(0, ...series.flatMap(({points}) => points.map(point => point.x)));
     const from = shares[state.part] * end;
-    for (const one of series) one.points = one.points.filter(point => point.x >= from);
+    for (const one of series) one.points = pointsFrom(one.points, from);
     const name = typeof title === 'function' ? title() : title;
     return {title: name, x: axis.title, from, series, ...extra};
   });
