@@ -129,9 +129,9 @@ int64_t mh_session_length(const mh_session *session); /* in tokens; 0 before the
 
 /* How the next token is drawn: of the top_k most likely, the fewest that hold the share top_p. */
 typedef struct {
-    double temperature; /* 0 or below: greedy */
+    double temperature; /* 0: greedy */
     int64_t top_k;      /* 0: all */
-    double top_p;       /* over 0; 1 or above: all */
+    double top_p;       /* over 0 and at most 1: all */
     uint64_t seed;
 } mh_sampler;
 
@@ -171,7 +171,8 @@ typedef struct {
 } mh_generated;
 
 /* Continues the prompt, with the model's own tokenizer. A prompt longer than the context is refused. The
- * session is left with the prompt and what was written, but for the last token. */
+ * session is left with the prompt and what was written, but for the last token unless the text ended itself.
+ */
 mh_status mh_generate(mh_session *session, const mh_tokenizer *tokenizer, const mh_generation *generation,
                       mh_on_text *on_text, void *context, mh_generated *result);
 

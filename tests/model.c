@@ -160,7 +160,6 @@ static void test_bad_presets(void **state)
         {"mhmoe-h2+shared+", NULL, "there is no \"+\""},
         {"smoe-top1+shared+bitnet+shared", NULL, "\"+shared\" stands in it twice"},
         {"dense+shared", NULL, "moe.shared_experts 1 stand beside routed ones"},
-        {"dense", "moe.experts=4", "model.preset dense has no experts, but moe.experts is 4"},
         {"mhmoe-h2", "moe.heads=3", "model.preset mhmoe-h2 and moe.heads 3 contradict each other"},
         {"smoe-top1", "moe.top_k=2", "model.preset smoe-top1 and moe.top_k 2 contradict each other"},
         {"xmoe", "moe.router=linear", "model.preset xmoe and moe.router linear contradict each other"},
@@ -175,7 +174,11 @@ static void test_bad_presets(void **state)
             OK(mh_options_assign(&mh_config_options, &c, bad[i].set, "--set"));
         FAILS(MH_EVALUE, bad[i].sentence, mh_config_resolve(&c));
     }
-    mh_config c = named("mhmoe-a", 768, 2048);
+    mh_config c = named("dense", 768, 2048); /* with what a recipe says of experts left out */
+    c.moe.experts = 4, c.moe.heads = 3, c.moe.top_k = 5;
+    OK(mh_config_resolve(&c));
+    assert_int_equal(c.moe.experts, 0);
+    c = named("mhmoe-a", 768, 2048);
     c.moe.beta = 0.5, c.moe.ffn_dim = 96;
     FAILS(MH_EVALUE, "moe.beta 0.5 makes experts of width 4096, but moe.ffn_dim is 96",
           mh_config_resolve(&c));

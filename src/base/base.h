@@ -138,6 +138,7 @@ size_t mh_utf8_cut(const char *text, size_t length, size_t goal);
 mh_status mh_path_join(char out[MH_PATH], const char *dir, const char *name);
 bool mh_path_exists(const char *path);
 bool mh_path_is_dir(const char *path);
+bool mh_path_same(const char *a, const char *b); /* both are the same file */
 /* `path`, or the nearest of the folders above it that exists: "." or "/" at the end. */
 void mh_path_nearest(char out[MH_PATH], const char *path);
 mh_status mh_path_check_new(const char *path); /* refuses one that exists: an output must replace nothing */

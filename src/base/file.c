@@ -30,6 +30,12 @@ bool mh_path_is_dir(const char *path)
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
+bool mh_path_same(const char *a, const char *b)
+{
+    struct stat s, t;
+    return stat(a, &s) == 0 && stat(b, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
 void mh_path_nearest(char out[MH_PATH], const char *path)
 {
     char copy[MH_PATH], *nearest = copy;

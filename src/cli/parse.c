@@ -61,7 +61,9 @@ static bool takes_many(const cli_option *option)
 /* A word that was meant for an option: KEY=VALUE without --set before it. */
 static mh_status check_assignment(const parsing *p, const char *word)
 {
-    for (int i = 0; i < p->usage->option_count && strchr(word, '=') != NULL; i++) {
+    size_t key = strcspn(word, "=");
+    bool assigns = word[key] == '=' && memchr(word, '.', key) != NULL && memchr(word, '/', key) == NULL;
+    for (int i = 0; i < p->usage->option_count && assigns; i++) {
         const cli_option *option = &p->usage->options[i];
         if (option->type == CLI_LIST && !takes_many(option))
             return mh_fail(MH_EUSAGE, "'%s' is one word too many; write --%s before each %s", word,
@@ -154,8 +156,9 @@ static mh_status check_recipe(const parsing *p)
     if (strcmp(p->usage->arguments, "RECIPE.yaml") != 0 || !mh_path_is_dir(path))
         return MH_OK;
     MH_TRY(mh_path_join(recipe, path, "recipe.yaml"));
-    return mh_fail(MH_EUSAGE, "%s is a folder; name the recipe%s %s", path,
-                   mh_path_exists(recipe) ? "," : " in it, a file such as", recipe);
+    if (!mh_path_exists(recipe))
+        return mh_fail(MH_EUSAGE, "%s is a folder; name a recipe, a YAML file", path);
+    return mh_fail(MH_EUSAGE, "%s is a folder; name the recipe, %s", path, recipe);
 }
 
 static mh_status check_complete(const parsing *p)

@@ -130,6 +130,18 @@ static mh_status split(const char *names, char **copy, cli_list *list)
     return MH_OK;
 }
 
+/* The log of one evaluation may replace that of another, but never the questions. */
+static mh_status check_log(const cli_tasks *tasks, const cli_list *names)
+{
+    const char *shots = tasks->options.shots_path;
+    bool input = shots != NULL && mh_path_same(tasks->log, shots);
+    for (int i = 0; i < names->count; i++)
+        input |= mh_path_same(tasks->log, names->item[i]);
+    if (input)
+        return mh_fail(MH_EUSAGE, "--log-samples %s is what is read; choose another file", tasks->log);
+    return cli_check_ending("log-samples", tasks->log, ".jsonl");
+}
+
 int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision precision, bool json)
 {
     cli_list names = {0};
@@ -144,7 +156,7 @@ int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision 
     if (status == MH_OK && (entries = calloc((size_t)names.count, sizeof *entries)) == NULL)
         status = mh_fail(MH_EMEMORY, "the system refused memory for %d tasks", names.count);
     if (status == MH_OK && tasks->log != NULL)
-        status = mh_path_check_new(tasks->log); /* it may be the questions */
+        status = check_log(tasks, &names);
     /* All files are read before the first is scored: what is wrong with the last is told at once. */
     for (int i = 0; status == MH_OK && i < names.count; i++)
         status = mh_task_load(&entries[i].items, names.item[i], &tasks->options);

@@ -143,12 +143,27 @@ static void print_summary(const view *v)
            run, run, run);
 }
 
+/* A recipe that stands where the run's own record goes would be replaced by it. */
+static mh_status read_recipe(mh_recipe *recipe, const char *path, const cli_list *sets, bool resume)
+{
+    char record[MH_PATH];
+    MH_TRY(mh_recipe_read(recipe, path, sets->item, sets->count));
+    MH_TRY(mh_path_join(record, recipe->train.run, "recipe.yaml"));
+    if (resume || !mh_path_same(record, path))
+        return MH_OK;
+    MH_TRY(mh_train_check_folder(recipe->train.run, false)); /* where there is a run, that is the trouble */
+    return mh_fail(MH_EVALUE,
+                   "%s stands where the run keeps a recipe of its own; choose another folder by --set "
+                   "train.run=FOLDER",
+                   path);
+}
+
 static mh_status train(view *v, const char *path, const cli_list *sets, bool resume, const char *init_from)
 {
     if (resume && init_from)
         return mh_fail(MH_EUSAGE,
                        "--resume goes on with a run and --init-from starts another; give one of them");
-    MH_TRY(mh_recipe_read(&v->recipe, path, sets->item, sets->count));
+    MH_TRY(read_recipe(&v->recipe, path, sets, resume));
     cli_bar_init(&v->bar);
     mh_train_watch watch = {.context = v,
                             .facts = show_facts,
@@ -166,16 +181,18 @@ static mh_status train(view *v, const char *path, const cli_list *sets, bool res
 
 static void print_rehearsal(const mh_recipe *recipe, const mh_rehearsal *r)
 {
-    char a[32], b[32], c[32];
+    char a[32], b[32];
     print_facts(stdout, recipe, &r->facts);
     printf(", of %s available\n", cli_bytes((double)r->memory_available, a));
     if (r->update_seconds == 0) /* not come so far */
         return;
     double tokens = (double)(recipe->train.batch * recipe->train.sequence);
-    printf("disk        %lld checkpoint%s of %s kept: %s, of %s free\n", (long long)r->checkpoints,
+    printf("disk        %lld checkpoint%s of %s kept: %s", (long long)r->checkpoints,
            r->checkpoints > 1 ? "s" : "", cli_bytes((double)r->checkpoint_bytes, a),
-           cli_bytes((double)r->checkpoints * (double)r->checkpoint_bytes, b),
-           cli_bytes((double)r->disk_available, c));
+           cli_bytes((double)r->checkpoints * (double)r->checkpoint_bytes, b));
+    if (r->disk_available < SIZE_MAX)
+        printf(", of %s free", cli_bytes((double)r->disk_available, a));
+    putchar('\n');
     printf("speed       %s an update, %s tokens/s\n", cli_duration(r->update_seconds, a),
            cli_count(tokens / r->update_seconds, b));
     printf("time        about %s, of which %lld evaluation%s take %s\n", cli_duration(r->seconds, a),
@@ -187,17 +204,19 @@ static int print_rehearsal_json(const mh_recipe *recipe, const mh_rehearsal *r)
 {
     const mh_train_facts *f = &r->facts;
     return cli_print_json(json_pack(
-        "{s:s, s:i, s:{s:I, s:I}, s:{s:f, s:f}, s:{s:I, s:I, s:f}, s:{s:I, s:I}, s:{s:I, s:I}, "
-        "s:{s:I, s:I, s:I}, s:{s:I, s:f, s:f, s:f}}",
+        "{s:s, s:i, s:{s:I, s:I}, s:{s:f, s:f}, s:{s:I, s:I, s:f, s:f, s:f}, s:{s:I, s:I}, "
+        "s:{s:I, s:I}, s:{s:I, s:I, s:o}, s:{s:I, s:f, s:f, s:f}}",
         "run", recipe->train.run, "threads", mh_threads(), "parameters", "total", (json_int_t)f->params.total,
         "active", (json_int_t)f->params.active, "flops_per_token", "forward", f->flops.forward, "training",
         f->flops.training, "data", "train_tokens", (json_int_t)f->train_tokens, "valid_tokens",
-        (json_int_t)f->valid_tokens, "epochs", f->epochs, "updates", "count", (json_int_t)recipe->train.steps,
-        "tokens", (json_int_t)(recipe->train.batch * recipe->train.sequence), "memory_bytes", "needed",
+        (json_int_t)f->valid_tokens, "epochs", f->epochs, "least_epochs", f->least_epochs, "most_epochs",
+        f->most_epochs, "updates", "count", (json_int_t)recipe->train.steps, "tokens",
+        (json_int_t)(recipe->train.batch * recipe->train.sequence), "memory_bytes", "needed",
         (json_int_t)f->memory, "available", (json_int_t)r->memory_available, "disk", "checkpoints",
         (json_int_t)r->checkpoints, "checkpoint_bytes", (json_int_t)r->checkpoint_bytes, "available_bytes",
-        (json_int_t)r->disk_available, "seconds", "evaluations", (json_int_t)r->evaluations, "update",
-        r->update_seconds, "evaluation", r->evaluation_seconds, "all", r->seconds));
+        r->disk_available < SIZE_MAX ? json_integer((json_int_t)r->disk_available) : json_null(), "seconds",
+        "evaluations", (json_int_t)r->evaluations, "update", r->update_seconds, "evaluation",
+        r->evaluation_seconds, "all", r->seconds));
 }
 
 /* Where memory, disk or the run folder stands in the way, what is known is printed all the same. */
@@ -205,7 +224,7 @@ static int rehearse(const char *path, const cli_list *sets, const char *init_fro
 {
     mh_recipe recipe;
     mh_rehearsal rehearsal;
-    mh_status status = mh_recipe_read(&recipe, path, sets->item, sets->count);
+    mh_status status = read_recipe(&recipe, path, sets, false);
     if (status != MH_OK)
         return cli_report(status);
     cli_bar bar;

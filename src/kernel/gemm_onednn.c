@@ -344,11 +344,15 @@ static void product_bf16(state *s, const mh_product *p, mh_isa isa)
  * such tricks, and waiting would cost it as much as the product of a small model. */
 static bool product_f32(const mh_product *p)
 {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE,
+                                 SIGILL}; /* of this thread's own doing: they cannot wait */
     sigset_t all, before;
     if (p->out != MH_F32)
         return false;
     if (p->m > 1) {
         sigfillset(&all);
+        for (int i = 0; i < (int)(sizeof faults / sizeof *faults); i++)
+            sigdelset(&all, faults[i]);
         pthread_sigmask(SIG_BLOCK, &all, &before);
     }
     dnnl_status_t status =

@@ -28,15 +28,14 @@ static mh_status demand(int64_t *setting, int64_t value, const char *key, const 
     return MH_OK;
 }
 
+/* Whatever the recipe says of experts: so any recipe's dense baseline is one setting away. */
 static mh_status dense(mh_config *c, int64_t number)
 {
     (void)number;
-    if (c->moe.experts)
-        return mh_fail(MH_EVALUE,
-                       "model.preset dense has no experts, but moe.experts is %lld; leave one of them out",
-                       (long long)c->moe.experts);
-    MH_TRY(demand(&c->moe.heads, 0, "moe.heads", c));
-    return demand(&c->moe.top_k, 0, "moe.top_k", c);
+    mh_config usual;
+    mh_options_defaults(&mh_config_options, &usual);
+    c->moe = usual.moe;
+    return MH_OK;
 }
 
 static mh_status smoe(mh_config *c, int64_t k)
@@ -144,7 +143,7 @@ static mh_status mhmoe_b(mh_config *c, int64_t heads)
 }
 
 static const preset presets[] = {
-    {"dense", "one feed-forward layer for all tokens", dense, {0}},
+    {"dense", "one feed-forward layer for all tokens; section moe is left out", dense, {0}},
     {"smoe-top#", "SMoE top-# (Switch has top-1, GShard top-2 at twice the FLOPs)", smoe, {1, 2}},
     {"xmoe", "SMoE top-1 with X-MoE's cosine router as published", xmoe, {0}},
     {"fine-grained", "SMoE top-2, twice as many experts of half the width", fine_grained_usual, {0}},

@@ -19,16 +19,9 @@ static mh_status check_name(const char *name)
                    name, MH_ARM_NAME - 1);
 }
 
-/* The recipe's section moe is for the models that have experts. */
-static void leave_moe(mh_recipe *recipe)
-{
-    mh_recipe usual;
-    mh_options_defaults(&mh_recipe_options, &usual);
-    recipe->model.moe = usual.model.moe;
-}
-
-/* "mhmoe-h2" or "head-only=mhmoe-h2 moe.merge=off": cuts `words` up. */
-static mh_status read_arm(mh_arm *arm, char *words)
+/* "mhmoe-h2" or "head-only=mhmoe-h2 moe.merge=off": cuts `words` up. `of_experts` is a setting of the model's
+ * own that only a model with experts has, or NULL. */
+static mh_status read_arm(mh_arm *arm, char *words, const char **of_experts)
 {
     const char *preset = strsep(&words, " \t"), *word;
     char *equals = strchr(preset, '='), where[MH_ARM_NAME + 16];
@@ -40,8 +33,6 @@ static mh_status read_arm(mh_arm *arm, char *words)
     if (equals != NULL)
         preset = equals + 1;
     MH_TRY(mh_options_set(&mh_recipe_options, &arm->recipe, "model.preset", preset, where));
-    if (strncmp(preset, "dense", strlen("dense")) == 0)
-        leave_moe(&arm->recipe);
     bool named = equals != NULL;
     while ((word = strsep(&words, " \t")) != NULL) {
         if (*word == '\0')
@@ -59,6 +50,8 @@ static mh_status read_arm(mh_arm *arm, char *words)
                 where, word);
         *equals = '\0';
         MH_TRY(mh_options_set(&mh_recipe_options, &arm->recipe, word, equals + 1, where));
+        if (strncmp(word, "moe.", 4) == 0)
+            *of_experts = word;
     }
     return MH_OK;
 }
@@ -96,11 +89,17 @@ static void count_cost(mh_arm *arm)
 static mh_status make_arm(mh_arm *arm, char *words, const mh_recipe *common, const mh_batches *data)
 {
     arm->recipe = *common;
-    MH_TRY(read_arm(arm, words));
+    const char *of_experts = NULL;
+    MH_TRY(read_arm(arm, words, &of_experts));
     MH_TRY(check_comparable(arm, common));
     mh_status status = mh_recipe_resolve(&arm->recipe, data);
     if (status != MH_OK)
         return mh_fail_in(status, "model %s", arm->name);
+    if (of_experts != NULL && arm->recipe.model.moe.experts == 0)
+        return mh_fail(MH_EVALUE,
+                       "model %s: %s and model.preset %s contradict each other: without experts there is "
+                       "nothing to set; leave it out, or choose a preset with experts",
+                       arm->name, of_experts, arm->recipe.model.preset);
     count_cost(arm);
     return MH_OK;
 }

@@ -30,15 +30,20 @@ static void release(comparer *m)
 /* ---- the plan: nothing is written yet ------------------------------------------------------------------ */
 
 /* Reads a text to its end: found unfit only after the first training, it would be late. */
-static mh_status check_text(const char *path)
+static mh_status check_text(const char *path, const mh_progress *progress)
 {
     mh_corpus *corpus;
     mh_document document;
     bool end = false;
     MH_TRY(mh_corpus_open(&corpus, &path, 1));
     mh_status status = MH_OK;
-    while (status == MH_OK && !end)
+    while (status == MH_OK && !end) {
         status = mh_corpus_next(corpus, &document, &end);
+        mh_corpus_state at = mh_corpus_where(corpus);
+        mh_progress_report(progress, "checking texts", at.read, at.total, NULL);
+        if (status == MH_OK && mh_progress_stopped(progress))
+            status = mh_fail(MH_EINTERRUPTED, "stopped while %s was checked", path);
+    }
     if (status == MH_OK)
         status = mh_corpus_check(corpus);
     mh_corpus_close(corpus);
@@ -46,7 +51,7 @@ static mh_status check_text(const char *path)
 }
 
 /* "NAME=PATH, ..." behind the validation part. */
-static mh_status read_sets(mh_comparison *c, char *list)
+static mh_status read_sets(mh_comparison *c, char *list, const mh_progress *progress)
 {
     snprintf(c->set[c->sets++].name, MH_ARM_NAME, "valid");
     for (char *item; (item = strsep(&list, ",")) != NULL; c->sets++) {
@@ -62,19 +67,19 @@ static mh_status read_sets(mh_comparison *c, char *list)
                 return mh_fail(MH_EVALUE,
                                "compare.valid: two texts are called %s%s; give one of them another name",
                                name, i == 0 ? ", which is the name of the validation part" : "");
-        MH_TRY(check_text(path));
+        MH_TRY(check_text(path, progress));
     }
     return MH_OK;
 }
 
-static mh_status make_sets(mh_comparison *c)
+static mh_status make_sets(mh_comparison *c, const mh_progress *progress)
 {
     int most = 2;
     for (const char *comma = c->recipe.compare.valid; (comma = strchr(comma, ',')) != NULL; comma++)
         most++;
     c->set = calloc((size_t)most, sizeof *c->set);
     char *list = strdup(c->recipe.compare.valid);
-    mh_status status = c->set && list ? read_sets(c, list[0] ? list : NULL)
+    mh_status status = c->set && list ? read_sets(c, list[0] ? list : NULL, progress)
                                       : mh_fail(MH_EMEMORY, "the system refused memory for %d texts", most);
     free(list);
     return status;
@@ -152,7 +157,7 @@ static mh_status plan(comparer *m)
     for (int i = 0; i < c->arms; i++)
         if (mh_train_check_memory(&c->arm[i].recipe) != MH_OK)
             return mh_fail_in(MH_EMEMORY, "model %s", c->arm[i].name);
-    MH_TRY(make_sets(c));
+    MH_TRY(make_sets(c, &m->progress));
     MH_TRY(mh_budget_read(&m->budget, &c->recipe));
     if (m->budget.kind != MH_BUDGET_SECONDS)
         MH_TRY(set_lengths(m));
@@ -194,12 +199,10 @@ static bool is_asked_for(const mh_comparison *c, const char *folder)
  * without them. */
 static mh_status check_kept(const comparer *m, const char *path)
 {
-    mh_recipe was;
-    comparer before = {.c.sets = 1};
-    MH_TRY(mh_recipe_read(&was, path, NULL, 0));
-    before.c.recipe = was;
+    comparer before = {.c.sets = 1}; /* the validation part, of which each run has a loss */
+    MH_TRY(mh_recipe_read(&before.c.recipe, path, NULL, 0));
     strcpy(before.c.folder, m->c.folder);
-    mh_status status = mh_arms_read(&before.c.arm, &before.c.arms, &was, m->data);
+    mh_status status = mh_arms_read(&before.c.arm, &before.c.arms, &before.c.recipe, m->data);
     if (status == MH_OK)
         status = make_runs(&before);
     for (int i = 0; i < before.c.runs && status == MH_OK; i++) {
@@ -222,9 +225,10 @@ static mh_status enter(comparer *m, bool resume)
     bool is_run;
     MH_TRY(mh_path_join(lock, c->folder, "lock"));
     MH_TRY(mh_path_join(recipe, c->folder, "recipe.yaml"));
-    if (!resume)
+    if (!resume) {
+        MH_TRY(mh_check_place(c->folder));
         MH_TRY(mh_make_dirs(c->folder));
-    else if (!mh_path_exists(recipe))
+    } else if (!mh_path_exists(recipe))
         return mh_fail(MH_ESTATE, "%s: there is no comparison to resume; start it without --resume",
                        c->folder);
     MH_TRY(mh_lock_take(&m->lock, lock));

@@ -1,11 +1,7 @@
 /* What a run and its rehearsal make ready alike. */
 #include "train/train.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
-#include <string.h>
-#include <sys/stat.h>
 
 mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **valid, mh_tokenizer **tokenizer)
 {
@@ -32,42 +28,17 @@ mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *trai
     return facts;
 }
 
-/* What a run leaves that was killed before its first checkpoint. */
-static bool of_run(const char *name)
+mh_status mh_check_place(const char *folder)
 {
-    static const char *const names[] = {
-        ".",          "..", "lock", "recipe.yaml", ("recipe.yaml" MH_ASIDE), "checkpoints", "metrics.jsonl",
-        "report.html"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(name, names[i]) == 0)
-            return true;
-    return strncmp(name, "events.out.", 11) == 0;
-}
-
-/* A log that the shell has just opened in the run folder. */
-static bool is_empty_file(const char *folder, const char *name)
-{
+    static const char *const of_others[] = {"train.tokens", "config.json"};
     char path[MH_PATH];
-    struct stat s;
-    return mh_path_join(path, folder, name) == MH_OK && stat(path, &s) == 0 && S_ISREG(s.st_mode) &&
-           s.st_size == 0;
-}
-
-/* A run in a folder of other things, say of data, could not be told from them or removed. */
-static mh_status refuse_foreign(const char *run)
-{
-    DIR *dir = opendir(run);
-    if (dir == NULL)
-        return errno == ENOENT ? MH_OK : mh_fail_errno("read folder", run);
-    mh_status status = MH_OK;
-    for (const struct dirent *entry; status == MH_OK && (entry = readdir(dir)) != NULL;)
-        if (!of_run(entry->d_name) && !is_empty_file(run, entry->d_name))
-            status =
-                mh_fail(MH_ESTATE,
-                        "%s: this folder is no run's, it holds %s; choose another by --set train.run=FOLDER",
-                        run, entry->d_name);
-    closedir(dir);
-    return status;
+    for (size_t i = 0; i < sizeof of_others / sizeof *of_others; i++) {
+        MH_TRY(mh_path_join(path, folder, of_others[i]));
+        if (mh_path_exists(path))
+            return mh_fail(MH_ESTATE, "%s is the folder of %s, it holds %s; choose another", folder,
+                           i == 0 ? "data" : "a checkpoint", of_others[i]);
+    }
+    return MH_OK;
 }
 
 mh_status mh_train_check_folder(const char *run, bool resume)
@@ -88,7 +59,7 @@ mh_status mh_train_check_folder(const char *run, bool resume)
             "%s: a run is in this folder already; go on with it by --resume, choose another by --set "
             "train.run=FOLDER, or remove it",
             run);
-    return resume ? MH_OK : refuse_foreign(run);
+    return resume ? MH_OK : mh_check_place(run);
 }
 
 /* Settings that change no shape: weights of others would load and mean nothing. Not the rotary embedding's

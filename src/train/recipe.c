@@ -225,11 +225,11 @@ static mh_status check_dense(const mh_recipe *recipe)
     mh_text value = {0};
     mh_status status = mh_recipe_value(recipe, key, &value);
     if (status == MH_OK)
-        status =
-            mh_fail(MH_EVALUE,
-                    "%s is %s, but the model has no experts that it could apply to; set moe.experts or a "
-                    "model.preset with experts ('mhmoe presets'), or leave it out",
-                    key, value.data);
+        status = mh_fail(MH_EVALUE,
+                         "%s is %s, but the model has no experts that it could apply to; set moe.experts or "
+                         "a model.preset ('mhmoe presets'; "
+                         "dense leaves section moe out)",
+                         key, value.data);
     mh_text_release(&value);
     return status;
 }

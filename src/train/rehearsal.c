@@ -80,7 +80,7 @@ static void count(const rehearsal *s, mh_rehearsal *r)
 }
 
 /* Whether the run folder can be made and written. */
-static mh_status check_place(const char *run)
+static mh_status check_writable(const char *run)
 {
     char nearest[MH_PATH];
     mh_path_nearest(nearest, run);
@@ -89,15 +89,19 @@ static mh_status check_place(const char *run)
 
 static mh_status check_disk(const mh_recipe *recipe, const mh_rehearsal *r)
 {
-    double needed = (double)r->checkpoints * (double)r->checkpoint_bytes, mib = 1 << 20;
+    const mh_train_config *c = &recipe->train;
+    int64_t most = times(c->steps, c->checkpoint_every) + 1;
+    if (c->keep > 0 && c->keep + 1 < most) /* the oldest goes when the newest is there */
+        most = c->keep + 1;
+    double needed = (double)most * (double)r->checkpoint_bytes, mib = 1 << 20;
     if (needed <= (double)r->disk_available)
         return MH_OK;
-    return mh_fail(MH_EIO,
-                   "the checkpoints that %s keeps need %.0f MiB of disk and %.0f MiB are free; keep fewer by "
-                   "train.keep (now "
-                   "%lld%s), free space, or choose another place by --set train.run=FOLDER",
-                   recipe->train.run, needed / mib, (double)r->disk_available / mib,
-                   (long long)recipe->train.keep, recipe->train.keep == 0 ? ": all" : "");
+    return mh_fail(
+        MH_EIO,
+        "%lld checkpoints in %s need %.0f MiB of disk and %.0f MiB are free; keep fewer by train.keep "
+        "(now %lld%s), free space, or choose another place by --set train.run=FOLDER",
+        (long long)most, c->run, needed / mib, (double)r->disk_available / mib, (long long)c->keep,
+        c->keep == 0 ? ": all" : "");
 }
 
 static mh_status rehearse(rehearsal *s, mh_recipe *recipe, const char *weights, const mh_progress *progress,
@@ -109,7 +113,7 @@ static mh_status rehearse(rehearsal *s, mh_recipe *recipe, const char *weights, 
     r->facts = mh_train_facts_of(recipe, s->train, s->valid);
     MH_TRY(mh_train_check_memory(recipe));
     MH_TRY(mh_train_check_folder(recipe->train.run, false));
-    MH_TRY(check_place(recipe->train.run));
+    MH_TRY(check_writable(recipe->train.run));
     MH_TRY(mh_step_init(&s->step, recipe, s->tokenizer));
     MH_TRY(mh_train_weights(s->step.model, recipe, weights));
     MH_TRY(time_updates(s, progress, &r->update_seconds));

@@ -78,6 +78,7 @@ void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *toke
 
 /* Adds the value of "section.key" as JSON writes it. */
 mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *text);
+
 /* The first of `keys` whose values differ, with these as text, which the caller releases; NULL where none
  * does. */
 mh_status mh_recipe_difference(const mh_recipe *a, const mh_recipe *b, const char *const *keys, int count,
@@ -251,7 +252,11 @@ mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **vali
 
 mh_train_facts mh_train_facts_of(const mh_recipe *recipe, const mh_batches *train, const mh_batches *valid);
 
-/* Refuses the folder of a comparison, and for a new run one with a checkpoint or with other things in it. */
+/* Refuses a folder of data or of a checkpoint: a run or a comparison could not be told from that, or removed.
+ */
+mh_status mh_check_place(const char *folder);
+
+/* Refuses the folder of a comparison, and for a new run that of another, of data or of a checkpoint. */
 mh_status mh_train_check_folder(const char *run, bool resume);
 
 /* The first weights: random ones, or those of the checkpoint at `path` if not NULL. */

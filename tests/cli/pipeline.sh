@@ -111,12 +111,15 @@ grep -q -- '--resume' err || fail "the refusal does not name --resume"
 grep -qi tokenizer err || fail "the refusal does not name the tokenizer"
 [ ! -e r2 ] || fail "a run that did not begin left a folder"
 
-# Nor among other things; a log that the shell has opened there is none.
-for folder in tokens .; do
-    ! "$mhmoe" train tiny.yaml --set train.run=$folder 2>err || fail "a run among other things"
-    grep -q 'is no run.s, it holds [a-z]' err && [ ! -e $folder/lock ] || fail "it is not refused, or left a lock: $(cat err)"
+# Nor in the folder of data or of a checkpoint, nor over the recipe that it is made by; other files are none of its business.
+for folder in tokens run/checkpoints/step-000030; do
+    ! "$mhmoe" train tiny.yaml --set train.run=$folder 2>err || fail "a run in the folder of something else"
+    grep -Eq 'is the folder of (data|a checkpoint), it holds' err && [ ! -e $folder/lock ] || fail "it is not refused, or left a lock: $(cat err)"
 done
-mkdir logged
+mkdir logged mine
+cp tiny.yaml mine/recipe.yaml
+! "$mhmoe" train mine/recipe.yaml --set train.run=mine 2>err || fail "a run over its own recipe"
+grep -q 'mine/recipe.yaml stands where the run keeps a recipe' err && cmp -s tiny.yaml mine/recipe.yaml || fail "$(cat err)"
 "$mhmoe" train tiny.yaml --set train.run=logged --set train.steps=1 --set train.warmup=0 2>logged/errors
 cp -r run/checkpoints/step-000030 damaged
 size=$(stat -c %s damaged/model.safetensors)

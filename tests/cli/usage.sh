@@ -143,8 +143,8 @@ expect 1 'has no rte_dev.tsv' "$mhmoe" eval nowhere --tasks rte --data .
 expect 1 'corpus.jsonl:1: it has no string "query"' "$mhmoe" eval nowhere --tasks corpus.jsonl
 echo '{"query": "Q", "choices": ["a", "b"], "gold": 0}' >own.jsonl
 expect 1 'nowhere' "$mhmoe" eval nowhere --tasks own.jsonl
-expect 1 'own.jsonl exists already; choose another output' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples own.jsonl
-expect 1 'cannot create folder corpus.jsonl' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples corpus.jsonl/log
+expect 2 'log-samples own.jsonl is what is read; choose another file' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples own.jsonl
+expect 1 'cannot create folder corpus.jsonl' "$mhmoe" eval nowhere --tasks own.jsonl --log-samples corpus.jsonl/log.jsonl
 expect 1 'nowhere' "$mhmoe" generate nowhere --prompt x
 expect 1 'nowhere' "$mhmoe" info nowhere
 expect 2 '--set changes a recipe, and . is a checkpoint' "$mhmoe" info . --set model.dim=8
@@ -162,7 +162,7 @@ expect 0 '^none$' bash -c 'ls -d t.model* d d.mhmoe-tmp i i.mhmoe-tmp run 2>/dev
 
 mkdir folder
 for command in train compare; do
-    expect 2 'folder is a folder; name the recipe in it, a file such as folder/recipe.yaml' "$mhmoe" $command folder
+    expect 2 'folder is a folder; name a recipe, a YAML file' "$mhmoe" $command folder
 done
 touch folder/recipe.yaml
 expect 2 'folder is a folder; name the recipe, folder/recipe.yaml' "$mhmoe" train folder --dry-run
@@ -178,7 +178,8 @@ expect 1 'range.yaml:2: .*train.steps' "$mhmoe" train range.yaml
 printf 'train: [\n' >broken.yaml
 expect 1 'broken.yaml:' "$mhmoe" train broken.yaml
 expect 1 'moe.heads' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.heads=3
-expect 1 'model.preset dense and moe.heads 2 contradict each other' "$mhmoe" info --set model.vocab=400 --set model.preset=dense --set moe.heads=2 /dev/null
+expect 1 'moe.heads is 2, but the model has no experts' "$mhmoe" info --set model.vocab=400 --set moe.heads=2 /dev/null
+expect 0 '^model .*' "$mhmoe" info --set model.vocab=400 --set model.preset=dense --set moe.heads=2 /dev/null
 expect 1 'the nearest is mhmoe-h2' "$mhmoe" info tiny.yaml --set model.vocab=400 --set model.preset=mhmoe-k2
 expect 1 'moe.score sigmoid and moe.balance gshard' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.score=sigmoid
 expect 1 'moe.top_k' "$mhmoe" info tiny.yaml --set model.vocab=400 --set moe.top_k=5
