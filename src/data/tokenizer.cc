@@ -84,6 +84,13 @@ static std::string reason(const sentencepiece::util::Status &status)
 
 /* ---- loading ------------------------------------------------------------------------------------------- */
 
+static std::string spaced(std::string piece)
+{
+    for (size_t at = 0; (at = piece.find(SPACE_SIGN, at)) != std::string::npos; at++)
+        piece.replace(at, SPACE_SIGN_BYTES, " ");
+    return piece;
+}
+
 /* Finds the text that piece `id` stands for. */
 static mh_status read_piece(mh_tokenizer *t, int id, const char *what)
 {
@@ -110,9 +117,7 @@ static mh_status read_piece(mh_tokenizer *t, int id, const char *what)
         t->byte_id[byte] = id;
         surface = (char)byte;
     } else {
-        surface = piece;
-        for (size_t at = 0; (at = surface.find(SPACE_SIGN, at)) != std::string::npos; at++)
-            surface.replace(at, SPACE_SIGN_BYTES, " ");
+        surface = spaced(piece);
     }
     return MH_OK;
 }
@@ -124,19 +129,37 @@ static const char PROBE[] =
     "\xc3\xa9t\xc3\xa9 \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\xa6\x99 \xef\xbf\xbd \x01\x7f "
     "</s> <0x0A> a\xe2\x96\x81z \xe2\x96\x85 ";
 
-static mh_status probe(const mh_tokenizer *t, const char *what)
+/* Whether a text, or what stands in the middle of one, comes back from its tokens. */
+static mh_status gives_back(const mh_tokenizer *t, const std::string &text, bool whole, const char *what)
 {
     mh_ids ids = {};
-    mh_text text = {};
-    mh_status status = mh_tokenizer_encode(t, PROBE, sizeof PROBE - 1, &ids);
-    if (status == MH_OK)
-        status = mh_tokenizer_decode(t, ids.id, ids.count, &text);
+    mh_text back = {};
+    mh_status status = mh_tokenizer_encode_part(t, text.data(), text.size(), whole, &ids);
+    if (whole && status == MH_OK)
+        status = mh_tokenizer_decode(t, ids.id, ids.count, &back);
+    for (int64_t i = 0; !whole && i < ids.count && status == MH_OK; i++)
+        status = mh_tokenizer_piece(t, ids.id[i], &back);
     bool same =
-        status == MH_OK && text.length == sizeof PROBE - 1 && memcmp(text.data, PROBE, text.length) == 0;
+        status == MH_OK && back.length == text.size() && memcmp(back.data, text.data(), back.length) == 0;
     mh_ids_release(&ids); /* before anything throws */
-    mh_text_release(&text);
+    mh_text_release(&back);
+    if (status == MH_EFORMAT)
+        return refused(what, "it cannot encode every text");
     MH_TRY(status);
     return same ? MH_OK : refused(what, "it does not give a text back as it was");
+}
+
+/* SentencePiece looks among control, unknown and byte pieces first, and does not mind if another piece is
+ * called the same, or if one is a single character. Where it takes their names in a text for them, that text
+ * is lost. */
+static mh_status probe(const mh_tokenizer *t, const char *what)
+{
+    const auto &model = t->processor;
+    MH_TRY(gives_back(t, PROBE, true, what));
+    for (int id = 0; id < mh_tokenizer_vocab(t); id++)
+        if (model.IsControl(id) || model.IsUnknown(id) || model.IsByte(id))
+            MH_TRY(gives_back(t, spaced(model.IdToPiece(id)), false, what));
+    return MH_OK;
 }
 
 static mh_status load(mh_tokenizer *t, const char *what)
