@@ -5,6 +5,7 @@
 #include <cstring>
 #include <sentencepiece_processor.h>
 #include <string>
+#include <string_view>
 #include <vector>
 
 extern "C" {
@@ -139,8 +140,7 @@ static mh_status gives_back(const mh_tokenizer *t, const std::string &text, bool
         status = mh_tokenizer_decode(t, ids.id, ids.count, &back);
     for (int64_t i = 0; !whole && i < ids.count && status == MH_OK; i++)
         status = mh_tokenizer_piece(t, ids.id[i], &back);
-    bool same =
-        status == MH_OK && back.length == text.size() && memcmp(back.data, text.data(), back.length) == 0;
+    bool same = status == MH_OK && text == std::string_view(back.data, back.length);
     mh_ids_release(&ids); /* before anything throws */
     mh_text_release(&back);
     if (status == MH_EFORMAT)
