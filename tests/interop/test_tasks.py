@@ -181,7 +181,7 @@ class Tasks(unittest.TestCase):
         data.mkdir()
         for file, questions, name, write in TASKS.values():
             (data / name).write_text(write(questions))
-        arguments = [MHMOE, "eval", "long", "--tasks", ",".join(TASKS), "--data", data, "--log-samples", data / "log", "--json"]
+        arguments = [MHMOE, "eval", "long", "--tasks", ",".join(TASKS), "--data", data, "--log-samples", data / "log.jsonl", "--json"]
         if shots:
             arguments += ["--shots", str(shots), "--shots-file", data]
         ours = json.loads(subprocess.run(arguments, text=True, stdout=subprocess.PIPE, check=True).stdout)["results"]
@@ -196,7 +196,7 @@ class Tasks(unittest.TestCase):
         datasets.load_dataset = lambda path, **_: datasets.DatasetDict({"all": datasets.Dataset.from_list(TASKS[path][1])})
         try:
             theirs = lm_eval.simple_evaluate(
-                model=Replay(data / "log"), tasks=[f"{name}_again" for name in TASKS], num_fewshot=shots,
+                model=Replay(data / "log.jsonl"), tasks=[f"{name}_again" for name in TASKS], num_fewshot=shots,
                 task_manager=TaskManager(include_path=str(data), include_defaults=False))["results"]
         finally:
             datasets.load_dataset = load
