@@ -141,7 +141,7 @@ typedef struct {
 } mh_candidate;
 
 /* The next token from logits [vocab], a function of all its arguments; ties go to the lowest token, and a
- * NaN is never drawn. `index` numbers the draws of one text. work: [vocab] of work space. */
+ * NaN is drawn only where all are. `index` numbers the draws of one text. work: [vocab] of work space. */
 int32_t mh_sample(const mh_sampler *sampler, uint64_t index, const float *logits, int64_t vocab,
                   mh_candidate *work);
 

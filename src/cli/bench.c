@@ -174,7 +174,7 @@ static mh_status csv_path(char path[MH_PATH], const char *folder)
 }
 
 /* Whether it can be written is known before the measuring. */
-static mh_status try_csv(char path[MH_PATH], const char *folder)
+static mh_status prepare_csv(char path[MH_PATH], const char *folder)
 {
     mh_writer attempt;
     MH_TRY(csv_path(path, folder));
@@ -296,7 +296,7 @@ static int run(const request *q, report *r, double seconds, mh_precision precisi
                       .progress = &progress,
                       .tell = tell,
                       .context = r};
-    mh_status status = folder != NULL ? try_csv(csv, folder) : MH_OK;
+    mh_status status = folder != NULL ? prepare_csv(csv, folder) : MH_OK;
     if (status == MH_OK)
         status = mh_bench_init(&bench);
     if (status == MH_OK && !r->json)

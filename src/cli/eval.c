@@ -53,18 +53,19 @@ static mh_status check_request(const cli_tasks *tasks, const cli_list *paths, in
                                const char *command)
 {
     const mh_task_options *o = &tasks->options;
+    const char *of_tasks = o->data         ? "data"
+                           : o->limit > 0  ? "limit"
+                           : tasks->log    ? "log-samples"
+                           : o->shots_path ? "shots-file"
+                           : o->shots > 0  ? "shots"
+                                           : NULL;
     if ((paths->count > 0) == (tasks->names != NULL))
         return mh_fail(MH_EUSAGE, "name either texts with --perplexity, or --tasks; try '%s --help'",
                        command);
     if (tasks->names != NULL && stride > 0)
         return mh_fail(MH_EUSAGE, "--stride goes with --perplexity; leave it out, questions have no window");
-    if (tasks->names == NULL && (o->data || o->shots > 0 || o->shots_path || o->limit > 0 || tasks->log))
-        return mh_fail(MH_EUSAGE, "--%s goes with --tasks; leave it out, or name the tasks",
-                       o->data         ? "data"
-                       : o->limit > 0  ? "limit"
-                       : tasks->log    ? "log-samples"
-                       : o->shots_path ? "shots-file"
-                                       : "shots");
+    if (tasks->names == NULL && of_tasks != NULL)
+        return mh_fail(MH_EUSAGE, "--%s goes with --tasks; leave it out, or name the tasks", of_tasks);
     return MH_OK;
 }
 

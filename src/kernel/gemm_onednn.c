@@ -344,8 +344,8 @@ static void product_bf16(state *s, const mh_product *p, mh_isa isa)
  * such tricks, and waiting would cost it as much as the product of a small model. */
 static bool product_f32(const mh_product *p)
 {
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE,
-                                 SIGILL}; /* of this thread's own doing: they cannot wait */
+    /* Of this thread's own doing: they cannot wait. */
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     sigset_t all, before;
     if (p->out != MH_F32)
         return false;

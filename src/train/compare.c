@@ -217,7 +217,7 @@ static mh_status check_kept(const comparer *m, const char *path)
     return status;
 }
 
-/* recipe.yaml stands here from the beginning: by it a comparison is known. */
+/* By its recipe.yaml, which stands in the folder from the beginning, a comparison is known. */
 static mh_status enter(comparer *m, bool resume)
 {
     mh_comparison *c = &m->c;
@@ -225,12 +225,13 @@ static mh_status enter(comparer *m, bool resume)
     bool is_run;
     MH_TRY(mh_path_join(lock, c->folder, "lock"));
     MH_TRY(mh_path_join(recipe, c->folder, "recipe.yaml"));
+    if (resume && !mh_path_exists(recipe))
+        return mh_fail(MH_ESTATE, "%s: there is no comparison to resume; start it without --resume",
+                       c->folder);
     if (!resume) {
         MH_TRY(mh_check_place(c->folder));
         MH_TRY(mh_make_dirs(c->folder));
-    } else if (!mh_path_exists(recipe))
-        return mh_fail(MH_ESTATE, "%s: there is no comparison to resume; start it without --resume",
-                       c->folder);
+    }
     MH_TRY(mh_lock_take(&m->lock, lock));
     MH_TRY(mh_state_exists(c->folder, &is_run));
     if (is_run)
@@ -241,10 +242,11 @@ static mh_status enter(comparer *m, bool resume)
                        "%s: a comparison is in this folder already; go on with it by --resume, choose "
                        "another --output, or remove it",
                        c->folder);
-    if (!resume)
-        return write_recipe(c);
-    MH_TRY(mh_recipe_compare(&c->recipe, recipe));
-    return check_kept(m, recipe);
+    if (resume) {
+        MH_TRY(mh_recipe_compare(&c->recipe, recipe));
+        return check_kept(m, recipe);
+    }
+    return write_recipe(c);
 }
 
 /* ---- one run ------------------------------------------------------------------------------------------- */

@@ -81,16 +81,18 @@ static const mh_option compare_rows[] = {
      COMPARE(output), 0, 0, NULL, MH_OPTION_RESUME},
 };
 
+enum { MOE_SECTION = 1 };
 static const mh_section sections[] = {
     {"model", "the decoder", mh_model_rows, MH_MODEL_ROWS, offsetof(mh_recipe, model)},
-    {"moe", "its feed-forward layers", mh_moe_rows, MH_MOE_ROWS, offsetof(mh_recipe, model.moe)},
+    [MOE_SECTION] = {"moe", "its feed-forward layers", mh_moe_rows, MH_MOE_ROWS,
+                     offsetof(mh_recipe, model.moe)},
     {"data", "what it learns from", data_rows, COUNT(data_rows), offsetof(mh_recipe, data)},
     {"train", "how it learns", train_rows, COUNT(train_rows), offsetof(mh_recipe, train)},
     {"compare", "models that are trained alike", compare_rows, COUNT(compare_rows),
      offsetof(mh_recipe, compare)},
 };
 const mh_options mh_recipe_options = {sections, COUNT(sections)};
-static const mh_options moe_options = {&sections[1], 1};
+static const mh_options moe_options = {&sections[MOE_SECTION], 1};
 
 /* "recipes/demo.yaml" -> "runs/demo" */
 static void name_run(char run[MH_OPTION_TEXT], const char *path)
@@ -227,8 +229,7 @@ static mh_status check_dense(const mh_recipe *recipe)
     if (status == MH_OK)
         status = mh_fail(MH_EVALUE,
                          "%s is %s, but the model has no experts that it could apply to; set moe.experts or "
-                         "a model.preset ('mhmoe presets'; "
-                         "dense leaves section moe out)",
+                         "a model.preset ('mhmoe presets'; dense leaves section moe out)",
                          key, value.data);
     mh_text_release(&value);
     return status;

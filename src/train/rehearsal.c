@@ -66,12 +66,18 @@ static size_t checkpoint_bytes(const rehearsal *s)
     return bytes;
 }
 
+/* The first weights are one. */
+static int64_t checkpoints_written(const mh_train_config *c)
+{
+    return times(c->steps, c->checkpoint_every) + 1;
+}
+
 /* A run begins with a checkpoint, and with an evaluation unless there is one at the end alone. */
 static void count(const rehearsal *s, mh_rehearsal *r)
 {
     const mh_train_config *c = &s->recipe->train;
     r->evaluations = times(c->steps, c->eval_every) + (c->eval_every > 0);
-    r->checkpoints = times(c->steps, c->checkpoint_every) + 1;
+    r->checkpoints = checkpoints_written(c);
     if (c->keep > 0 && c->keep < r->checkpoints)
         r->checkpoints = c->keep;
     r->checkpoint_bytes = checkpoint_bytes(s);
@@ -90,7 +96,7 @@ static mh_status check_writable(const char *run)
 static mh_status check_disk(const mh_recipe *recipe, const mh_rehearsal *r)
 {
     const mh_train_config *c = &recipe->train;
-    int64_t most = times(c->steps, c->checkpoint_every) + 1;
+    int64_t most = checkpoints_written(c);
     if (c->keep > 0 && c->keep + 1 < most) /* the oldest goes when the newest is there */
         most = c->keep + 1;
     double needed = (double)most * (double)r->checkpoint_bytes, mib = 1 << 20;
