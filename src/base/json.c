@@ -24,8 +24,10 @@ mh_status mh_json_parse(json_t **json, const char *data, size_t length, const ch
         why = "\\u0000 is not allowed in a string";
     else if (json_error_code(&error) == json_error_stack_overflow)
         why = "arrays and objects are nested more than 2048 deep; nest them less";
-    return mh_fail(MH_EFORMAT, "%s is not valid JSON: line %d, column %d: %s", what, error.line, error.column,
-                   why);
+    char line[32] = ""; /* of several; `what` tells which one a text of one line is */
+    if (memchr(data, '\n', length) != NULL)
+        snprintf(line, sizeof line, "line %d, ", error.line);
+    return mh_fail(MH_EFORMAT, "%s is not valid JSON: %scolumn %d: %s", what, line, error.column, why);
 }
 
 mh_status mh_json_read(json_t **json, const char *path)
