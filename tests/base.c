@@ -60,6 +60,13 @@ static void failures_are_sentences(void **state)
     assert_string_equal(mh_message(), "again: layer 2: model has 3 heads");
     mh_fail(MH_EIO, "a\033[2Jb\nc");
     assert_string_equal(mh_message(), "a?[2Jb?c");
+    mh_fail(MH_EIO, "\xc2\x9b"
+                    "2J\xc2\xa9\xc2"); /* a control sequence in one character; a sign; half of one */
+    assert_string_equal(mh_message(), "??2J\xc2\xa9\xc2");
+    mh_fail(MH_EMEMORY, "no memory for %s", "this");
+    assert_string_equal(mh_message(), "no memory for this; free memory and try again");
+    mh_fail(MH_EMEMORY, "no memory; shorten it");
+    assert_string_equal(mh_message(), "no memory; shorten it");
     assert_string_equal(mh_status_text(MH_EFORMAT), "a file is not in the expected format");
     assert_string_equal(mh_status_text((mh_status)99), "unknown status");
 }
@@ -348,15 +355,27 @@ static void failed_writes_leave_the_old_file(void **state)
     assert_false(mh_path_exists("kept.mhmoe-tmp"));
     expect_file("kept", "old");
 
-    /* A full disk tells only when buffers are flushed. */
-    assert_int_equal(symlink("/dev/full", "kept.mhmoe-tmp"), 0);
+    /* What does not fit is told only when buffers are flushed. */
+    limit_files(2);
     OK(mh_writer_open(&writer, "kept"));
     OK(mh_writer_put(&writer, "new", 3));
-    FAILS(MH_EIO, "the disk is full: free space", mh_writer_commit(&writer));
+    FAILS(MH_EIO, "raise the limit (ulimit -f)", mh_writer_commit(&writer));
+    limit_files(0);
     assert_false(mh_path_exists("kept.mhmoe-tmp"));
     expect_file("kept", "old");
 
+    /* A file of somebody else's is not written through a link that bears the name. */
+    write_text("theirs", "theirs");
+    assert_int_equal(symlink("theirs", "kept.mhmoe-tmp"), 0);
+    FAILS(MH_EIO, "symbolic links", mh_writer_open(&writer, "kept"));
+    expect_file("theirs", "theirs");
+    assert_int_equal(unlink("kept.mhmoe-tmp"), 0);
+
+    mh_writer second;
+    write_text("kept.mhmoe-tmp", "left by a kill, and longer");
     OK(mh_writer_open(&writer, "kept"));
+    FAILS(MH_ESTATE, "kept is being written by another process", mh_writer_open(&second, "kept"));
+
     OK(mh_writer_put(&writer, "new", 3));
     OK(mh_writer_commit(&writer));
     mh_writer_abort(&writer);
@@ -413,6 +432,9 @@ static void new_folders_replace_nothing(void **state)
     assert_false(mh_path_exists("new/deep/model.mhmoe-lock"));
     FAILS(MH_ESTATE, "exists already", mh_new_folder_begin(&first, "new/deep/model"));
     FAILS(MH_ESTATE, "/ exists already", mh_new_folder_begin(&first, "/"));
+    FAILS(MH_ESTATE, "new/itself/. exists already", mh_new_folder_begin(&first, "new/itself/."));
+    assert_int_equal(symlink("nowhere", "new/link"), 0);
+    FAILS(MH_ESTATE, "new/link exists already", mh_new_folder_begin(&first, "new/link"));
 
     /* One that appears while another is being filled stays, even if it is empty. */
     OK(mh_new_folder_begin(&first, "new/late"));

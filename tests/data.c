@@ -423,7 +423,12 @@ static void test_damaged_model(void **state)
         assert_string_not_equal(mh_tokenizer_hash(t), mh_tokenizer_hash(words));
         for (int i = 0; i < HARD_TEXTS; i++) {
             mh_ids ids = {0};
+            mh_text back = {0};
             OK(mh_tokenizer_encode(t, hard_texts[i], strlen(hard_texts[i]), &ids));
+            OK(mh_tokenizer_decode(t, ids.id, ids.count, &back));
+            assert_int_equal(back.length, strlen(hard_texts[i]));
+            assert_memory_equal(back.data ? back.data : "", hard_texts[i], back.length);
+            mh_text_release(&back);
             mh_ids_release(&ids);
         }
         mh_tokenizer_free(t);
@@ -818,6 +823,33 @@ static void test_part_border(void **state)
         assert_int_equal(seen, length);
         mh_corpus_close(corpus);
     }
+    free(text);
+}
+
+/* A long text without a place to cut, of characters of three bytes: none is cut in two. */
+static void test_part_of_characters(void **state)
+{
+    (void)state;
+    enum { CHARACTERS = (MH_DOCUMENT_PART + 2 * MH_CUT_REACH) / 3 };
+    char *text = malloc(3 * CHARACTERS);
+    for (int i = 0; i < CHARACTERS; i++)
+        memcpy(text + (size_t)3 * i, "\xe4\xb8\x80", 3);
+    OK(mh_file_write("characters.txt", text, 3 * CHARACTERS));
+    mh_corpus *corpus;
+    mh_document d;
+    bool end;
+    const char *path = "characters.txt";
+    OK(mh_corpus_open(&corpus, &path, 1));
+    for (size_t seen = 0; seen < 3 * CHARACTERS; seen += d.length) {
+        OK(mh_corpus_next(corpus, &d, &end));
+        assert_false(end);
+        assert_int_equal(d.length % 3, 0);
+        assert_memory_equal(d.text, text + seen, d.length);
+    }
+    OK(mh_corpus_next(corpus, &d, &end));
+    assert_true(end);
+    assert_int_equal(mh_corpus_where(corpus).invalid, 0);
+    mh_corpus_close(corpus);
     free(text);
 }
 
@@ -1248,6 +1280,7 @@ int main(void)
         cmocka_unit_test(test_damaged_text),
         cmocka_unit_test(test_huge_document),
         cmocka_unit_test(test_part_border),
+        cmocka_unit_test(test_part_of_characters),
         cmocka_unit_test(test_books),
         cmocka_unit_test(test_shard),
         cmocka_unit_test(test_split_by_document),

@@ -115,6 +115,9 @@ static void recipe_errors_are_sentences(void **state)
     const char *range = "train:\n  steps: 10\n  beta1: 1.5\n";
     OK(mh_file_write(path, range, strlen(range)));
     FAILS(MH_EVALUE, "bad.yaml:3", mh_recipe_read(&recipe, path, NULL, 0));
+    OK(mh_file_write(at("caf\xe9.yaml"), "", 0));
+    FAILS(MH_EVALUE, "name another by train.run", mh_recipe_read(&recipe, at("caf\xe9.yaml"), NULL, 0));
+    OK(mh_recipe_read(&recipe, at("caf\xe9.yaml"), (const char *[]){"train.run=cafe"}, 1));
     FAILS(MH_EUSAGE, "train.schedule",
           mh_recipe_read(&recipe, NULL, (const char *[]){"train.schedul=linear"}, 1));
 
@@ -696,6 +699,55 @@ static void what_may_change_on_resume(void **state)
     mh_text_release(&w.messages);
 }
 
+/* Folders made of the same texts in another order, as large as before. */
+static void data_that_is_rebuilt_is_noticed(void **state)
+{
+    (void)state;
+    watcher w = {.stop_at = 2};
+    char identity[2][17];
+    for (int i = 0; i < 2; i++) {
+        mh_text text = {0};
+        mh_batches *batches;
+        for (int j = 0; j < 400; j++)
+            OK(mh_text_printf(&text, "{\"text\": \"This is number %d of them.\"}\n", i == 0 ? j : 399 - j));
+        OK(mh_file_write(at("lines.jsonl"), text.data, text.length));
+        mh_text_release(&text);
+        OK(mh_remove_tree(at("rebuilt")));
+        build(at("lines.jsonl"), at("rebuilt"), 0.2);
+        OK(mh_batches_open(&batches, at("rebuilt"), "train", 32, 1, NULL));
+        mh_tokenizer *tokenizer;
+        OK(mh_tokenizer_load(&tokenizer, at("words.model")));
+        mh_recipe_data_identity(batches, tokenizer, identity[i]);
+        mh_tokenizer_free(tokenizer);
+        mh_batches_close(batches);
+        mh_recipe recipe = tiny_recipe("on-rebuilt");
+        snprintf(recipe.data.train, sizeof recipe.data.train, "%s", at("rebuilt"));
+        if (i == 0)
+            FAILS(MH_EINTERRUPTED, "", run(recipe, MH_TRAIN_NEW, NULL, &w));
+        else
+            FAILS(MH_EMISMATCH, "another data", run(recipe, MH_TRAIN_RESUME, NULL, &w));
+    }
+    assert_string_not_equal(identity[0], identity[1]);
+    mh_text_release(&w.messages);
+}
+
+/* A folder of a name that no checkpoint has is none, whatever is in it. */
+static void a_step_has_one_folder(void **state)
+{
+    (void)state;
+    watcher w = {.stop_at = 3};
+    FAILS(MH_EINTERRUPTED, "", run(tiny_recipe("twin"), MH_TRAIN_NEW, NULL, &w));
+    OK(mh_make_dirs(at("twin/checkpoints/step-3")));
+    OK(mh_make_dirs(at("twin/checkpoints/step-0000003")));
+    w.stop_at = 0;
+    mh_recipe recipe = tiny_recipe("twin");
+    set(&recipe, "train.keep=1");
+    OK(run(recipe, MH_TRAIN_RESUME, NULL, &w));
+    same_checkpoint("whole", "twin", 6);
+    assert_true(mh_path_exists(at("twin/checkpoints/step-3")));
+    mh_text_release(&w.messages);
+}
+
 static void damaged_checkpoints_are_passed_over(void **state)
 {
     (void)state;
@@ -815,8 +867,11 @@ static void a_loss_that_is_no_number_stops_the_run(void **state)
           run(recipe, MH_TRAIN_NEW, at("huge"), &w));
 
     recipe = tiny_recipe("nan2"); /* the evaluation before the first step sees it earlier */
-    FAILS(MH_ESTATE, "step 0: the validation loss", run(recipe, MH_TRAIN_NEW, at("huge"), &w));
-    assert_false(mh_path_exists(step_path("nan2", 0, "")));
+    FAILS(MH_ESTATE, "or begin with other weights, no update was made",
+          run(recipe, MH_TRAIN_NEW, at("huge"), &w));
+    assert_ptr_equal(strstr(mh_message(), "step 0: the validation loss"), mh_message());
+    assert_null(strstr(mh_message(), "last good checkpoint"));
+    assert_false(mh_path_exists(at("nan2")));
 
     write_weights("poison", "layers.1.attn_norm.weight", NAN);
     FAILS(MH_EVALUE, "layers.1.attn_norm.weight", run(tiny_recipe("nan3"), MH_TRAIN_NEW, at("poison"), &w));
@@ -1440,6 +1495,8 @@ int main(void)
         cmocka_unit_test(a_run_tells_its_own_memory),
         cmocka_unit_test(a_run_without_checkpoint_begins_anew),
         cmocka_unit_test(what_may_change_on_resume),
+        cmocka_unit_test(data_that_is_rebuilt_is_noticed),
+        cmocka_unit_test(a_step_has_one_folder),
         cmocka_unit_test(damaged_checkpoints_are_passed_over),
         cmocka_unit_test(retention_keeps_the_newest),
         cmocka_unit_test(a_run_folder_has_one_trainer),

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -47,7 +48,8 @@ void mh_path_nearest(char out[MH_PATH], const char *path)
 
 mh_status mh_path_check_new(const char *path)
 {
-    if (!mh_path_exists(path))
+    struct stat s;
+    if (lstat(path, &s) != 0) /* a link to nothing exists */
         return MH_OK;
     return mh_fail(MH_ESTATE, "%s exists already; choose another output or remove it first", path);
 }
@@ -64,6 +66,8 @@ mh_status mh_make_dirs(const char *path)
             errno = error;
             return mh_fail_errno("create folder", part);
         }
+        if (error == 0)
+            MH_TRY(mh_sync_parent(part));
         *slash = '/';
     }
     return MH_OK;
@@ -121,6 +125,19 @@ mh_status mh_sync_parent(const char *path)
     return status;
 }
 
+/* Two processes that write one file: each would rename what the other has begun. Where locks are unknown,
+ * that is the user's care. */
+static mh_status take_alone(int fd, const mh_writer *writer)
+{
+    struct stat held, named;
+    bool taken = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (taken || fstat(fd, &held) != 0 || stat(writer->aside, &named) != 0 || held.st_ino != named.st_ino)
+        return mh_fail(MH_ESTATE,
+                       "%s is being written by another process; wait for it, or choose another name",
+                       writer->path);
+    return ftruncate(fd, 0) == 0 ? MH_OK : mh_fail_errno("write", writer->path);
+}
+
 mh_status mh_writer_open(mh_writer *writer, const char *path)
 {
     writer->file = NULL;
@@ -130,10 +147,15 @@ mh_status mh_writer_open(mh_writer *writer, const char *path)
     if (stat(path, &s) == 0 && !S_ISREG(s.st_mode)) /* renaming onto /dev/null would replace it */
         return mh_fail(MH_EIO, "cannot write %s: it is a %s; choose the name of a file", path,
                        S_ISDIR(s.st_mode) ? "folder" : "device, a pipe or the like");
-    writer->file = fopen(writer->aside, "wbe");
-    if (writer->file == NULL)
+    int fd = open(writer->aside, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (fd < 0)
         return mh_fail_errno("write", path);
-    return MH_OK;
+    mh_status status = take_alone(fd, writer);
+    if (status == MH_OK && (writer->file = fdopen(fd, "wb")) == NULL)
+        status = mh_fail_errno("write", path);
+    if (status != MH_OK)
+        close(fd);
+    return status;
 }
 
 mh_status mh_writer_put(mh_writer *writer, const void *data, size_t bytes)
@@ -147,9 +169,9 @@ void mh_writer_abort(mh_writer *writer)
 {
     if (writer->file == NULL)
         return;
+    unlink(writer->aside); /* while the lock is held */
     fclose(writer->file);
     writer->file = NULL;
-    unlink(writer->aside);
 }
 
 mh_status mh_writer_commit(mh_writer *writer)

@@ -17,7 +17,8 @@ static mh_status beside(char out[MH_PATH], const char *path, const char *suffix)
     while (n > 1 && path[n - 1] == '/')
         n--;
     if (n == 0 || n + strlen(suffix) >= MH_PATH)
-        return mh_fail(MH_EVALUE, "\"%.100s\" is empty or too long for the name of a folder", path);
+        return mh_fail(MH_EVALUE, "\"%.100s\" is empty or too long for the name of a folder; choose another",
+                       path);
     memcpy(out, path, n);
     strcpy(out + n, suffix);
     return MH_OK;
@@ -86,8 +87,8 @@ mh_status mh_new_folder_begin(mh_new_folder *folder, const char *path)
     folder->lock = (mh_lock){0}; /* for mh_new_folder_abort */
     MH_TRY(beside(folder->path, path, ""));
     MH_TRY(beside(lock, path, ".mhmoe-lock"));
-    MH_TRY(mh_path_check_new(folder->path));
     MH_TRY(mh_make_parent(folder->path));
+    MH_TRY(mh_path_check_new(folder->path)); /* now: the parent of "new/." is "new" */
     MH_TRY(mh_lock_take(&folder->lock, lock));
     mh_status status = mh_folder_begin(folder->aside, path);
     if (status != MH_OK)

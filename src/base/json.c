@@ -27,7 +27,8 @@ mh_status mh_json_parse(json_t **json, const char *data, size_t length, const ch
     char line[32] = ""; /* of several; `what` tells which one a text of one line is */
     if (memchr(data, '\n', length) != NULL)
         snprintf(line, sizeof line, "line %d, ", error.line);
-    return mh_fail(MH_EFORMAT, "%s is not valid JSON: %scolumn %d: %s", what, line, error.column, why);
+    return mh_fail(MH_EFORMAT, "%s is not valid JSON: %scolumn %d: %s; correct it, or use another copy", what,
+                   line, error.column, why);
 }
 
 mh_status mh_json_read(json_t **json, const char *path)

@@ -338,8 +338,9 @@ static mh_status set_from_json(const mh_options *options, void *config, const ch
 mh_status mh_section_from_json(const mh_section *section, void *config, const json_t *json, const char *where)
 {
     if (!json_is_object(json))
-        return mh_fail(MH_EFORMAT, "%s: an object with the settings of \"%s\" is expected", where,
-                       section->name);
+        return mh_fail(MH_EFORMAT,
+                       "%s: an object with the settings of \"%s\" is expected; use another copy of the file",
+                       where, section->name);
     const mh_options options = {section, 1};
     const char *name;
     json_t *item;

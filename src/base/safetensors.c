@@ -94,12 +94,13 @@ static int by_place(const void *a, const void *b)
 static mh_status read_metadata(const json_t *meta, const unsigned char *data, size_t size, const char *path)
 {
     if (meta != NULL && !json_is_object(meta))
-        return mh_fail(MH_EFORMAT, "%s: the metadata is no object", path);
+        return mh_fail(MH_EFORMAT, "%s: the metadata is no object; use another copy of the file", path);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)meta, key, value) {
         if (!json_is_string(value))
-            return mh_fail(MH_EFORMAT, "%s: the metadata \"%s\" is no string", path, key);
+            return mh_fail(MH_EFORMAT, "%s: the metadata \"%s\" is no string; use another copy of the file",
+                           path, key);
     }
     const char *expected = json_string_value(json_object_get(meta, CHECKSUM));
     if (expected == NULL)
@@ -167,7 +168,8 @@ static mh_status read_file(mh_tensors *t, const char *path)
     uint64_t length;
     MH_TRY(mh_map_open(&t->map, path));
     if (t->map.size < sizeof length)
-        return mh_fail(MH_EFORMAT, "%s has only %zu bytes and is no safetensors file", path, t->map.size);
+        return mh_fail(MH_EFORMAT, "%s has only %zu bytes and is no safetensors file; use another copy of it",
+                       path, t->map.size);
     memcpy(&length, t->map.data, sizeof length);
     size_t rest = t->map.size - sizeof length;
     size_t most = rest < HEADER_LIMIT ? rest : HEADER_LIMIT;
@@ -181,7 +183,7 @@ static mh_status read_file(mh_tensors *t, const char *path)
     snprintf(what, sizeof what, "the header of %s", path);
     MH_TRY(mh_json_parse(&t->header, (const char *)header, length, what));
     if (!json_is_object(t->header))
-        return mh_fail(MH_EFORMAT, "%s: the header is no JSON object", path);
+        return mh_fail(MH_EFORMAT, "%s: the header is no JSON object; use another copy of the file", path);
     return read_tensors(t, header + length, rest - length, path);
 }
 
@@ -258,9 +260,11 @@ static mh_status plan_tensor(void *context, const mh_tensor *tensor)
 {
     plan *p = context;
     if (strcmp(tensor->name, METADATA) == 0 || json_object_get(p->header, tensor->name) != NULL)
-        return mh_fail(MH_EVALUE, "cannot write %s: two tensors are called \"%s\"", p->path, tensor->name);
+        return mh_fail(MH_EVALUE, "cannot write %s: two tensors are called \"%s\"; rename one", p->path,
+                       tensor->name);
     if (!mh_utf8_valid(tensor->name, strlen(tensor->name)))
-        return mh_fail(MH_EVALUE, "cannot write %s: \"%s\" is no name for a tensor", p->path, tensor->name);
+        return mh_fail(MH_EVALUE, "cannot write %s: \"%s\" is no name for a tensor; give it one in UTF-8",
+                       p->path, tensor->name);
     json_t *shape = json_array();
     for (int i = 0; i < tensor->rank; i++)
         mh_json_append(shape, json_integer(tensor->shape[i]));

@@ -23,8 +23,11 @@ static void store(const char *sentence)
 {
     size_t n = strnlen(sentence, MESSAGE - 1);
     for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)sentence[i];
-        message[i] = c < 0x20 || c == 0x7f ? '?' : sentence[i];
+        unsigned char c = (unsigned char)sentence[i], next = (unsigned char)sentence[i + 1];
+        bool control = c < 0x20 || c == 0x7f || (c == 0xc2 && next >= 0x80 && next < 0xa0);
+        message[i] = control ? '?' : sentence[i];
+        if (control && c == 0xc2) /* U+0080 to U+009F: two bytes */
+            message[++i] = '?';
     }
     message[n] = '\0';
 }
@@ -36,6 +39,9 @@ mh_status mh_fail(mh_status status, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(sentence, sizeof sentence, format, arguments);
     va_end(arguments);
+    size_t n = strlen(sentence);
+    if (status == MH_EMEMORY && strchr(sentence, ';') == NULL) /* whatever it was for, the same helps */
+        snprintf(sentence + n, sizeof sentence - n, "; free memory and try again");
     store(sentence);
     return status;
 }
@@ -65,16 +71,21 @@ static const char *remedy(int error)
         return "; check the permissions or choose another place";
     case ENOENT:
     case ENOTDIR:
+    case ELOOP:
         return "; check the path";
+    case ENAMETOOLONG:
+        return "; choose a shorter one";
     case EISDIR:
         return "; name a file in it";
     case EMFILE:
     case ENFILE:
         return "; raise the limit on open files (ulimit -n)";
     case EIO:
-        return "; the device may be failing";
+        return "; the device may be failing: choose another place";
+    case ENOMEM:
+        return ""; /* mh_fail knows */
     default:
-        return "";
+        return "; remove the cause and try again";
     }
 }
 

@@ -15,8 +15,10 @@
 static mh_status reserve(mh_text *text, size_t length)
 {
     if (length > TEXT_LIMIT - text->length)
-        return mh_fail(MH_EMEMORY, "a text of %zu bytes cannot grow by %zu: at most %zu are held in memory",
-                       text->length, length, TEXT_LIMIT);
+        return mh_fail(
+            MH_EMEMORY,
+            "a text of %zu bytes cannot grow by %zu: at most %zu are held in memory; split what is read",
+            text->length, length, TEXT_LIMIT);
     size_t need = text->length + length + 1;
     if (need <= text->capacity)
         return MH_OK;
@@ -46,7 +48,7 @@ mh_status mh_text_printf(mh_text *text, const char *format, ...)
     int length = vsnprintf(NULL, 0, format, arguments);
     va_end(arguments);
     if (length < 0)
-        return mh_fail(MH_EVALUE, "a text cannot be formatted as \"%s\"", format);
+        return mh_fail(MH_EVALUE, "a text cannot be formatted as \"%s\"; shorten it", format);
     MH_TRY(reserve(text, (size_t)length));
     va_start(arguments, format);
     vsnprintf(text->data + text->length, (size_t)length + 1, format, arguments);

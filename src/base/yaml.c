@@ -41,8 +41,8 @@ static mh_status not_yaml(const reader *r)
         for (size_t i = 0; i < p->problem_offset && i < r->length; i++)
             at += r->data[i] == '\n';
     }
-    return mh_fail(MH_EFORMAT, "%s:%zu: not valid YAML: %s%s%s", r->path, at + 1, p->problem,
-                   p->context ? " " : "", p->context ? p->context : "");
+    return mh_fail(MH_EFORMAT, "%s:%zu: not valid YAML: %s%s%s; correct the line", r->path, at + 1,
+                   p->problem, p->context ? " " : "", p->context ? p->context : "");
 }
 
 static mh_status next(reader *r)
@@ -66,10 +66,10 @@ static mh_status scalar(const reader *r, const char **text)
 {
     const yaml_event_t *e = &r->event;
     if (e->type != YAML_SCALAR_EVENT)
-        return refuse(r, "a single value is expected here, not a list or a group");
+        return refuse(r, "a single value is expected here, not a list or a group; write key: value");
     *text = (const char *)e->data.scalar.value;
     if (strlen(*text) != e->data.scalar.length)
-        return refuse(r, "a value must not contain the character NUL");
+        return refuse(r, "a value must not contain the character NUL; take it out");
     static const char *const nulls[] = {"", "~", "null", "Null", "NULL"};
     for (size_t i = 0; i < sizeof nulls / sizeof *nulls; i++)
         if (e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && strcmp(*text, nulls[i]) == 0)
@@ -148,11 +148,13 @@ static mh_status document(reader *r)
         return MH_OK; /* nothing but comments */
     MH_TRY(next(r));
     if (r->event.type != YAML_MAPPING_START_EVENT)
-        return refuse(r, "lines of \"key: value\" are expected");
+        return refuse(r, "lines of \"key: value\" are expected; 'mhmoe init' writes an example");
     MH_TRY(mapping(r, 1));
     MH_TRY(next(r)); /* the end of the document */
     MH_TRY(next(r));
-    return r->event.type == YAML_STREAM_END_EVENT ? MH_OK : refuse(r, "a second document is not understood");
+    return r->event.type == YAML_STREAM_END_EVENT
+               ? MH_OK
+               : refuse(r, "a second document is not understood; remove what follows ---");
 }
 
 mh_status mh_yaml_read(const char *path, const char *data, size_t length, mh_yaml_each *each, void *context)

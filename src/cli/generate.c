@@ -42,7 +42,8 @@ static mh_status read_prompt(const char *prompt, mh_text *out)
                          : mh_text_add(&raw, block, n);
     }
     if (status == MH_OK && ferror(stdin))
-        status = mh_fail(MH_EIO, "the prompt could not be read from standard input: %s", strerror(errno));
+        status = mh_fail(MH_EIO, "the prompt could not be read from standard input: %s; try --prompt TEXT",
+                         strerror(errno));
     int64_t invalid = 0;
     if (status == MH_OK)
         status = mh_utf8_clean(raw.data ? raw.data : "", raw.length, out, &invalid);

@@ -11,7 +11,9 @@ static mh_status choose_output(char output[MH_PATH], const char *given, const cl
         return mh_path_join(output, "", given);
     }
     if (runs->count > 1)
-        return mh_fail(MH_EUSAGE, "of several runs, --output FILE.html must say where the report goes");
+        return mh_fail(
+            MH_EUSAGE,
+            "a report of several runs has no place of its own; say where it goes by --output FILE.html");
     return mh_path_join(output, runs->item[0], "report.html");
 }
 

@@ -150,7 +150,8 @@ int cli_eval_tasks(const cli_tasks *tasks, const char *checkpoint, mh_precision 
     mh_writer log = {0};
     mh_status status = MH_OK;
     if ((tasks->options.shots > 0) != (tasks->options.shots_path != NULL))
-        status = mh_fail(MH_EUSAGE, "--shots N and --shots-file PATH go together");
+        status =
+            mh_fail(MH_EUSAGE, "--shots N and --shots-file PATH go together; add the one that is missing");
     if (status == MH_OK)
         status = split(tasks->names, &copy, &names);
     if (status == MH_OK && (entries = calloc((size_t)names.count, sizeof *entries)) == NULL)

@@ -225,6 +225,16 @@ int64_t mh_batches_tokens(const mh_batches *batches)
     return batches->tokens;
 }
 
+uint64_t mh_batches_checksum(const mh_batches *batches)
+{
+    uint64_t sum[2] = {0};
+    for (int i = 0; i < batches->count; i++) {
+        sum[1] = batches->corpora[i].shard.header->checksum;
+        sum[0] = mh_hash(sum, sizeof sum);
+    }
+    return sum[0];
+}
+
 double mh_batches_bytes_per_token(const mh_batches *batches)
 {
     return (double)batches->bytes / (double)batches->tokens;

@@ -98,7 +98,7 @@ static mh_status set_text(mh_corpus *c, const char *raw, size_t length)
 /* The next part of a .txt or .md. */
 static mh_status next_part(mh_corpus *c, bool *more)
 {
-    MH_TRY(fill(c, MH_DOCUMENT_PART + MH_CUT_REACH));
+    MH_TRY(fill(c, MH_DOCUMENT_PART + MH_CUT_REACH + 1));
     const char *raw = c->raw.data + c->taken;
     size_t length = c->raw.length - c->taken, cut = length;
     /* One byte is held back until the end was seen: a part that promises more must be followed by some. */
@@ -231,7 +231,8 @@ mh_status mh_corpus_next(mh_corpus *c, mh_document *document, bool *end)
         return MH_OK;
     return mh_fail(MH_EVALUE,
                    "there is no text in %s%s: looked for .txt, .md and .jsonl that are not empty, also as "
-                   ".gz, .xz, .zst or .bz2, in files, folders and tars, and passed over %lld other files",
+                   ".gz, .xz, .zst or .bz2, in files, folders and tars, and passed over %lld other files; "
+                   "name other inputs",
                    c->first_path, c->path_count > 1 ? " and the other inputs" : "",
                    (long long)mh_corpus_where(c).skipped);
 }

@@ -188,6 +188,7 @@ int32_t mh_batches_eos(const mh_batches *batches);
 const char *mh_batches_tokenizer(const mh_batches *batches); /* path of the first folder's tokenizer.model */
 int64_t mh_batches_sequences(const mh_batches *batches);     /* sequences in one pass over everything */
 int64_t mh_batches_tokens(const mh_batches *batches);
+uint64_t mh_batches_checksum(const mh_batches *batches); /* of all tokens, folder after folder */
 double mh_batches_bytes_per_token(const mh_batches *batches);
 
 /* How often the first `drawn` indices go through the folder of a mixture that is repeated least, and most;

@@ -143,7 +143,10 @@ static mh_status new_archive(struct archive **out, bool tar)
         (tar && archive_read_support_format_tar(a) != ARCHIVE_OK) ||
         archive_read_support_format_raw(a) != ARCHIVE_OK ||
         archive_read_support_format_empty(a) != ARCHIVE_OK)
-        return mh_fail(MH_ESTATE, "this system's libarchive lacks a format: %s", archive_error_string(a));
+        return mh_fail(
+            MH_ESTATE,
+            "this system's libarchive lacks a format: %s; install one with gzip, xz, zstd and bzip2",
+            archive_error_string(a));
     return MH_OK;
 }
 

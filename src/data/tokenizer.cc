@@ -48,9 +48,10 @@ mh_status mh_tokenizer_caught(const char *what)
     } catch (const std::bad_alloc &) {
         return mh_fail(MH_EMEMORY, "%s: the system refused memory to SentencePiece; free some", what);
     } catch (const std::exception &e) {
-        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed: %s", what, e.what());
+        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed: %s; use another model or text", what, e.what());
     } catch (...) {
-        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed and does not say why", what);
+        return mh_fail(MH_EFORMAT, "%s: SentencePiece failed and does not say why; use another model or text",
+                       what);
     }
 }
 
@@ -264,7 +265,8 @@ mh_status mh_tokenizer_encode_part(const mh_tokenizer *tokenizer, const char *te
             }
             auto encoded = tokenizer->processor.Encode(segment, &id);
             if (!encoded.ok())
-                return mh_fail(MH_EFORMAT, "SentencePiece cannot encode a text: %s", encoded.message());
+                return mh_fail(MH_EFORMAT, "SentencePiece cannot encode a text: %s; use another tokenizer",
+                               encoded.message());
             MH_TRY(mh_ids_add(ids, id.data(), (int64_t)id.size()));
             if (sign != std::string_view::npos) {
                 for (int i = 0; i < SPACE_SIGN_BYTES; i++)
@@ -286,8 +288,9 @@ mh_status mh_tokenizer_encode(const mh_tokenizer *tokenizer, const char *text, s
 mh_status mh_tokenizer_piece(const mh_tokenizer *tokenizer, int32_t id, mh_text *text)
 {
     if (id < 0 || (size_t)id >= tokenizer->surface.size())
-        return mh_fail(MH_EVALUE, "token %d is outside this tokenizer's vocabulary of %zu", id,
-                       tokenizer->surface.size());
+        return mh_fail(MH_EVALUE,
+                       "token %d is outside this tokenizer's vocabulary of %zu; decode with the model's own",
+                       id, tokenizer->surface.size());
     return mh_text_add(text, tokenizer->surface[id].data(), tokenizer->surface[id].size());
 }
 

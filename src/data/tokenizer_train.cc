@@ -172,7 +172,9 @@ static mh_status explain(int vocab, const char *message)
         return mh_fail(MH_EVALUE,
                        "this text is too small for a vocabulary of %d; choose at most %ld or add text", vocab,
                        strtol(number + 9, NULL, 10));
-    return mh_fail(MH_EVALUE, "SentencePiece could not train a vocabulary of %d: %s", vocab, message);
+    return mh_fail(MH_EVALUE,
+                   "SentencePiece could not train a vocabulary of %d: %s; try another size or other text",
+                   vocab, message);
 }
 
 static mh_status train_model(int vocab, const std::vector<Sample::Line> &lines, size_t skip,
@@ -232,7 +234,7 @@ static mh_status train(const mh_tokenizer_training *training, const char *path, 
     MH_TRY(read_sample(training, sample, progress, result));
     std::vector<Sample::Line> lines = sample.take();
     if (lines.empty())
-        return mh_fail(MH_EVALUE, "there is no line of text in %s to train a tokenizer on",
+        return mh_fail(MH_EVALUE, "there is no line of text in %s to train a tokenizer on; name other inputs",
                        training->inputs[0]);
     size_t skip = lines.size() >= MEASURE_LINES ? MEASURE_EVERY : 0;
 

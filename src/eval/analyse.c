@@ -384,7 +384,8 @@ static mh_status analyse(analysis *a, json_t **result)
                   mh_words_json(&a->words, a->routing, a->excerpts.labels > 0 ? a->excerpts.label : NULL),
                   "trace", trace_json(a), "checkpoints", checkpoints);
     if (*result == NULL)
-        return mh_fail(MH_EVALUE, "the analysis cannot be written as JSON: %s is not UTF-8", a->folder);
+        return mh_fail(MH_EVALUE, "the analysis cannot be written as JSON: %s is not UTF-8; rename it",
+                       a->folder);
     return a->request->checkpoint_count > 1 ? compare_others(a, checkpoints) : MH_OK;
 }
 

@@ -144,7 +144,9 @@ static mh_status read_records(reader *r)
     const char *header = task->format->header;
     char *line[MH_RECORD_LINES];
     if (header != NULL && (next_line(r, &line[0]) != MH_OK || strncmp(line[0], header, strlen(header)) != 0))
-        return mh_fail(MH_EFORMAT, "%s:1: its columns must be sentence1, sentence2 and label, between tabs",
+        return mh_fail(MH_EFORMAT,
+                       "%s:1: its columns must be sentence1, sentence2 and label, between tabs; give the "
+                       "file as it is published",
                        r->items->path);
     while (r->rest != NULL && wants_more(r)) {
         mh_item item = {.number = r->seen, .line = r->line + 1};
@@ -197,7 +199,7 @@ mh_status mh_items_read(mh_items *items, const mh_task *task, const char *path, 
     }
     if (status == MH_OK && items->count == 0) {
         status = items->left_out ? mh_items_refuse(items) : mh_fail(MH_EFORMAT, "it is empty");
-        mh_fail_in(status, "%s holds no question that can be asked", path);
+        mh_fail_in(status, "%s holds no question that can be asked; correct it or name another", path);
     }
     mh_text_release(&r.text);
     mh_text_release(&r.work);

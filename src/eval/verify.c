@@ -97,11 +97,13 @@ static mh_status need(const mh_tensors *file, const char *path, const char *name
 {
     const mh_tensor *t = mh_tensors_find(file, name);
     if (t == NULL)
-        return mh_fail(MH_EFORMAT, "%s: no tensor \"%s\"", path, name);
+        return mh_fail(MH_EFORMAT, "%s: no tensor \"%s\"; write it as docs/formats.md describes", path, name);
     if (t->type != type || mh_tensor_elements(t) != elements)
-        return mh_fail(MH_EFORMAT, "%s: tensor \"%s\" has %lld elements of %s, expected %lld of %s", path,
-                       name, (long long)mh_tensor_elements(t), mh_type_name(t->type), (long long)elements,
-                       mh_type_name(type));
+        return mh_fail(MH_EFORMAT,
+                       "%s: tensor \"%s\" has %lld elements of %s, not %lld of %s; write it as "
+                       "docs/formats.md describes",
+                       path, name, (long long)mh_tensor_elements(t), mh_type_name(t->type),
+                       (long long)elements, mh_type_name(type));
     *data = t->data;
     return MH_OK;
 }
@@ -114,8 +116,10 @@ static mh_status check_size(const mh_tensors *file, const char *path, int64_t pa
         held += mh_tensor_elements(mh_tensors_at(file, i));
     if (params <= held)
         return MH_OK;
-    return mh_fail(MH_EFORMAT, "%s: its metadata ask for %lld parameters, but it holds only %lld numbers",
-                   path, (long long)params, (long long)held);
+    return mh_fail(
+        MH_EFORMAT,
+        "%s: its metadata ask for %lld parameters, but it holds only %lld numbers; make the two agree", path,
+        (long long)params, (long long)held);
 }
 
 static mh_status load_weights(const mh_params *params, const mh_tensors *file, const char *path)
@@ -226,8 +230,8 @@ static mh_status run_layer(layer_run *r, comparison *c, const float *x, const fl
     MH_TRY(need(c->file, c->path, "expect.kept", MH_I32, r->choices, (const void **)&kept));
     for (int64_t i = 0; i < r->choices; i++)
         if (topk[i] < 0 || topk[i] >= r->ffn.moe.experts)
-            return mh_fail(MH_EFORMAT, "%s: expect.topk names expert %d of %lld", c->path, topk[i],
-                           (long long)r->ffn.moe.experts);
+            return mh_fail(MH_EFORMAT, "%s: expect.topk names expert %d of %lld; they are numbered from 0",
+                           c->path, topk[i], (long long)r->ffn.moe.experts);
     MH_TRY(load_weights(&r->params, c->file, c->path));
 
     ops->cast(r->x, mh_mat_of((void *)x, r->tokens, r->ffn.dim, MH_F32));
@@ -264,8 +268,9 @@ static mh_status verify_layer(comparison *c, mh_precision precision)
     const void *dy;
     if (x == NULL || x->type != MH_F32 || mh_tensor_elements(x) == 0 ||
         mh_tensor_elements(x) % config.dim != 0)
-        return mh_fail(MH_EFORMAT, "%s: no tensor \"x\" of rows of %lld numbers", c->path,
-                       (long long)config.dim);
+        return mh_fail(MH_EFORMAT,
+                       "%s: no tensor \"x\" of rows of %lld numbers; write it as docs/formats.md describes",
+                       c->path, (long long)config.dim);
     MH_TRY(need(c->file, c->path, "dy", MH_F32, mh_tensor_elements(x), &dy));
 
     layer_run r = {.ffn = {.dim = config.dim,
@@ -385,13 +390,15 @@ static mh_status verify_decoder(comparison *c, mh_precision precision)
     const mh_tensor *tokens = mh_tensors_find(c->file, "tokens");
     if (tokens == NULL || tokens->type != MH_I32 || tokens->rank != 2 || tokens->shape[0] < 1 ||
         tokens->shape[1] < 2)
-        return mh_fail(MH_EFORMAT, "%s: no tensor \"tokens\" of shape [B, T+1]", c->path);
+        return mh_fail(MH_EFORMAT,
+                       "%s: no tensor \"tokens\" of shape [B, T+1]; write it as docs/formats.md describes",
+                       c->path);
     int64_t batch = tokens->shape[0], rows = tokens->shape[1] - 1, n = batch * rows;
     const int32_t *all = tokens->data;
     for (int64_t i = 0; i < batch * (rows + 1); i++)
         if (all[i] < 0 || all[i] >= config.vocab)
-            return mh_fail(MH_EFORMAT, "%s: token %d is not below vocab %lld", c->path, all[i],
-                           (long long)config.vocab);
+            return mh_fail(MH_EFORMAT, "%s: token %d is not below vocab %lld; make the two agree", c->path,
+                           all[i], (long long)config.vocab);
 
     int32_t *token = malloc((size_t)n * 2 * sizeof *token);
     float *numbers = malloc((size_t)(n + n * config.vocab) * sizeof *numbers);

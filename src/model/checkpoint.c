@@ -86,7 +86,10 @@ static mh_status check_config(json_t *json, char tokenizer_hash[17], const char 
     MH_TRY(mh_json_check_version(json, FORMAT_VERSION, path));
     const char *hash = json_string_value(json_object_get(json, "tokenizer_hash"));
     if (hash == NULL || (strlen(hash) != 0 && strlen(hash) != 16))
-        return mh_fail(MH_EFORMAT, "%s: \"tokenizer_hash\" must be 16 hexadecimal digits or empty", path);
+        return mh_fail(
+            MH_EFORMAT,
+            "%s: \"tokenizer_hash\" must be 16 hexadecimal digits or empty; use another copy of the file",
+            path);
     strcpy(tokenizer_hash, hash);
     return mh_json_check_seal(json, path);
 }
@@ -271,13 +274,22 @@ mh_status mh_checkpoint_read(mh_model **model, mh_tokenizer **tokenizer, const c
     return status;
 }
 
-/* -1 also for what is still being written, with MH_ASIDE behind */
+/* -1 also for what is still being written, with MH_ASIDE behind, and for a name that mh_checkpoint_name would
+ * not give: else one step could have two folders. */
 int64_t mh_checkpoint_step(const char *folder)
 {
     const char *slash = strrchr(folder, '/'), *name = slash != NULL ? slash + 1 : folder;
+    char own[MH_CHECKPOINT_NAME];
     int64_t step;
-    bool named = strncmp(name, "step-", 5) == 0 && name[5] >= '0' && name[5] <= '9';
-    return named && mh_text_to_int(name + 5, &step) ? step : -1;
+    if (strncmp(name, "step-", 5) != 0 || !mh_text_to_int(name + 5, &step))
+        return -1;
+    mh_checkpoint_name(own, step);
+    return strcmp(own, name) == 0 ? step : -1;
+}
+
+void mh_checkpoint_name(char name[MH_CHECKPOINT_NAME], int64_t step)
+{
+    snprintf(name, MH_CHECKPOINT_NAME, "step-%06lld", (long long)step);
 }
 
 /* Whether folder/name holds a model: folders of other things may bear such a name too. */
@@ -308,7 +320,7 @@ mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH])
     if (dir == NULL)
         return mh_fail(MH_EIO,
                        "%s: neither a checkpoint (a folder with " CONFIG_FILE
-                       ") nor a run folder (with checkpoints/ in it)",
+                       ") nor a run folder (with checkpoints/ in it); name one of these",
                        path);
     for (const struct dirent *entry; (entry = readdir(dir)) != NULL;)
         if (mh_checkpoint_step(entry->d_name) > mh_checkpoint_step(newest) &&

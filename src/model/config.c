@@ -230,10 +230,10 @@ mh_status mh_config_resolve(mh_config *c)
     }
 
     if (c->dim % c->attention_heads != 0 || c->dim / c->attention_heads % 2 != 0)
-        return mh_fail(
-            MH_EVALUE,
-            "model.attention_heads %lld must divide model.dim %lld into an even width (rotary turns pairs)",
-            (long long)c->attention_heads, (long long)c->dim);
+        return mh_fail(MH_EVALUE,
+                       "model.attention_heads %lld must divide model.dim %lld into an even width (rotary "
+                       "turns pairs); change one of them",
+                       (long long)c->attention_heads, (long long)c->dim);
     if (c->attention_heads % c->kv_heads != 0)
         return mh_fail(MH_EVALUE,
                        "model.kv_heads %lld does not divide model.attention_heads %lld; choose a divisor, or "

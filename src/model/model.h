@@ -532,6 +532,10 @@ mh_status mh_checkpoint_weights(mh_model *model, const char *folder);
 /* A checkpoint may also be named by its run folder: then its newest is meant. */
 mh_status mh_checkpoint_locate(const char *path, char folder[MH_PATH]);
 
+enum { MH_CHECKPOINT_NAME = 32 };
+
+void mh_checkpoint_name(char name[MH_CHECKPOINT_NAME], int64_t step); /* "step-000120" */
+
 /* The number in ".../step-000120"; -1 for any other name. */
 int64_t mh_checkpoint_step(const char *folder);
 

@@ -42,7 +42,7 @@ bool mh_report_is_run(const char *path)
 json_t *mh_report_text(const char *text, size_t length)
 {
     mh_text clean = {0};
-    int64_t invalid;
+    int64_t invalid = 0;
     json_t *json = NULL;
     if (mh_utf8_clean(text, length, &clean, &invalid) == MH_OK)
         json = json_stringn(clean.data ? clean.data : "", clean.length);

@@ -87,7 +87,9 @@ static mh_status check_batch(const mh_trainer *t, const mh_batch *batch)
                            (long long)(i / length), (long long)at, (long long)first);
         any = any || target >= 0;
     }
-    return any ? MH_OK : mh_fail(MH_EVALUE, "all targets are -1: there is nothing to learn from this batch");
+    return any ? MH_OK
+               : mh_fail(MH_EVALUE,
+                         "all targets are -1: there is nothing to learn from this batch; leave it out");
 }
 
 mh_status mh_trainer_step(mh_trainer *trainer, const mh_batch *batch, mh_update *update)

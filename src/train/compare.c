@@ -30,15 +30,21 @@ static void release(comparer *m)
 /* ---- the plan: nothing is written yet ------------------------------------------------------------------ */
 
 /* Reads a text to its end: found unfit only after the first training, it would be late. */
-static mh_status check_text(const char *path, const mh_progress *progress)
+static mh_status check_text(mh_compare_set *set, const mh_progress *progress)
 {
     mh_corpus *corpus;
     mh_document document;
     bool end = false;
+    uint64_t hash[2] = {0}; /* of all before, and of the last document */
+    const char *path = set->path;
     MH_TRY(mh_corpus_open(&corpus, &path, 1));
     mh_status status = MH_OK;
     while (status == MH_OK && !end) {
         status = mh_corpus_next(corpus, &document, &end);
+        if (status == MH_OK && !end) {
+            hash[1] = mh_hash(document.text, document.length);
+            hash[0] = mh_hash(hash, sizeof hash);
+        }
         mh_corpus_state at = mh_corpus_where(corpus);
         mh_progress_report(progress, "checking texts", at.read, at.total, NULL);
         if (status == MH_OK && mh_progress_stopped(progress))
@@ -46,6 +52,7 @@ static mh_status check_text(const char *path, const mh_progress *progress)
     }
     if (status == MH_OK)
         status = mh_corpus_check(corpus);
+    mh_hash_text(hash[0], set->text);
     mh_corpus_close(corpus);
     return status;
 }
@@ -67,7 +74,7 @@ static mh_status read_sets(mh_comparison *c, char *list, const mh_progress *prog
                 return mh_fail(MH_EVALUE,
                                "compare.valid: two texts are called %s%s; give one of them another name",
                                name, i == 0 ? ", which is the name of the validation part" : "");
-        MH_TRY(check_text(path, progress));
+        MH_TRY(check_text(set, progress));
     }
     return MH_OK;
 }
@@ -138,13 +145,29 @@ static mh_status set_lengths(comparer *m)
     return MH_OK;
 }
 
+/* What the losses are of: another number of sequences gives another loss. */
+static void identify_valid(mh_comparison *c, const mh_batches *valid, const mh_tokenizer *tokenizer)
+{
+    char text[64], data[17];
+    int64_t all = mh_batches_sequences(valid), most = c->recipe.train.eval_sequences;
+    mh_recipe_data_identity(valid, tokenizer, data);
+    int length =
+        snprintf(text, sizeof text, "%s %lld", data, (long long)(most > 0 && most < all ? most : all));
+    mh_hash_text(mh_hash(text, (size_t)length), c->valid);
+}
+
 static mh_status identify_data(comparer *m)
 {
     mh_tokenizer *tokenizer;
+    mh_batches *valid;
     MH_TRY(mh_tokenizer_load(&tokenizer, mh_batches_tokenizer(m->data)));
     mh_recipe_data_identity(m->data, tokenizer, m->c.data);
+    mh_status status = mh_recipe_valid(&m->c.recipe, tokenizer, &valid);
+    if (status == MH_OK)
+        identify_valid(&m->c, valid, tokenizer);
+    mh_batches_close(valid);
     mh_tokenizer_free(tokenizer);
-    return MH_OK;
+    return status;
 }
 
 static mh_status plan(comparer *m)
@@ -251,6 +274,12 @@ static mh_status enter(comparer *m, bool resume)
 
 /* ---- one run ------------------------------------------------------------------------------------------- */
 
+static bool holds(const json_t *json, const char *key, const char *text)
+{
+    const char *value = json_string_value(json_object_get(json, key));
+    return value != NULL && strcmp(value, text) == 0;
+}
+
 /* The losses of a finished run on all sets that are asked for; *found is false where something is missing. */
 static mh_status read_result(const mh_comparison *c, mh_compare_run *run, bool *found)
 {
@@ -262,22 +291,24 @@ static mh_status read_result(const mh_comparison *c, mh_compare_run *run, bool *
     if (!mh_path_exists(path))
         return MH_OK;
     MH_TRY(mh_recipe_identity(&recipe, identity));
-    MH_TRY(mh_json_read(&json, path));
-    mh_status status = mh_json_check_seal(json, path);
-    const char *of_recipe = json_string_value(json_object_get(json, "recipe"));
-    const char *of_data = json_string_value(json_object_get(json, "data"));
-    if (status == MH_OK &&
-        (!of_recipe || strcmp(of_recipe, identity) != 0 || !of_data || strcmp(of_data, c->data) != 0))
-        status = mh_fail(MH_EMISMATCH,
-                         "%s: this run was made with other data, another tokenizer or other settings, and "
-                         "cannot be compared with new ones; choose another --output",
-                         run->folder);
+    mh_status status = mh_json_read(&json, path);
+    if (status == MH_OK)
+        status = mh_json_check_seal(json, path);
+    if (status == MH_EFORMAT)
+        status = mh_fail_in(status, "the run is evaluated again without this file");
+    if (status == MH_OK && (!holds(json, "recipe", identity) || !holds(json, "data", c->data) ||
+                            !holds(json, "valid", c->valid)))
+        status =
+            mh_fail(MH_EMISMATCH,
+                    "%s: this run was made with other data, another tokenizer, other settings or another "
+                    "train.eval_sequences, and cannot be compared with new ones; choose another --output",
+                    run->folder);
     *found = status == MH_OK;
     for (int i = 0; i < c->sets && *found; i++) {
         const json_t *set = json_object_get(json_object_get(json, "sets"), c->set[i].name);
-        const char *text = json_string_value(json_object_get(set, "path"));
         const json_t *loss = json_object_get(set, "loss");
-        *found = json_is_number(loss) && text && strcmp(text, c->set[i].path) == 0;
+        *found =
+            json_is_number(loss) && holds(set, "path", c->set[i].path) && holds(set, "text", c->set[i].text);
         run->loss[i] = json_number_value(loss);
     }
     json_decref(json);
@@ -310,8 +341,10 @@ static mh_status write_result(const mh_comparison *c, const mh_compare_run *run)
     json_t *sets = json_object();
     for (int i = 0; i < c->sets; i++)
         mh_json_set(sets, c->set[i].name,
-                    json_pack("{s:s, s:o}", "path", c->set[i].path, "loss", mh_json_real(run->loss[i])));
-    json_t *json = json_pack("{s:s, s:s, s:o}", "recipe", identity, "data", c->data, "sets", sets);
+                    json_pack("{s:s, s:s, s:o}", "path", c->set[i].path, "text", c->set[i].text, "loss",
+                              mh_json_real(run->loss[i])));
+    json_t *json = json_pack("{s:s, s:s, s:s, s:o}", "recipe", identity, "data", c->data, "valid", c->valid,
+                             "sets", sets);
     mh_status status = mh_json_seal(json, path);
     if (status == MH_OK)
         status = mh_json_write(path, json);

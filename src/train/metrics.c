@@ -132,6 +132,11 @@ mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log)
     return status == MH_OK ? add_events(metrics->events, log) : status;
 }
 
+mh_status mh_metrics_sync(const mh_metrics *metrics)
+{
+    return fsync(metrics->file) == 0 ? MH_OK : mh_fail_errno("sync", METRICS_FILE);
+}
+
 /* The step of a line, or -1 where it is no line of ours. */
 static mh_status step_of(const char *line, size_t length, int64_t *number)
 {
@@ -180,6 +185,8 @@ mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step)
     mh_status status = measure(path, step, &bytes);
     if (status == MH_OK && ftruncate(metrics->file, (off_t)bytes) != 0)
         status = mh_fail_errno("shorten", path);
+    if (status == MH_OK)
+        status = mh_sync_parent(path);
     if (status == MH_OK)
         status = mh_events_open(&metrics->events, run, step);
     if (status != MH_OK)

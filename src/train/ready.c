@@ -5,12 +5,9 @@
 
 mh_status mh_train_open(mh_recipe *recipe, mh_batches **train, mh_batches **valid, mh_tokenizer **tokenizer)
 {
-    const mh_data_config *data = &recipe->data;
     MH_TRY(mh_recipe_data(recipe, train));
     MH_TRY(mh_tokenizer_load(tokenizer, mh_batches_tokenizer(*train)));
-    MH_TRY(mh_batches_open(valid, data->valid[0] ? data->valid : data->train, "valid",
-                           mh_recipe_length(recipe), (uint64_t)mh_recipe_data_seed(recipe),
-                           mh_tokenizer_hash(*tokenizer)));
+    MH_TRY(mh_recipe_valid(recipe, *tokenizer, valid));
     return mh_recipe_resolve(recipe, *train);
 }
 

@@ -95,13 +95,16 @@ const mh_options mh_recipe_options = {sections, COUNT(sections)};
 static const mh_options moe_options = {&sections[MOE_SECTION], 1};
 
 /* "recipes/demo.yaml" -> "runs/demo" */
-static void name_run(char run[MH_OPTION_TEXT], const char *path)
+static mh_status name_run(char run[MH_OPTION_TEXT], const char *path)
 {
     const char *slash = path ? strrchr(path, '/') : NULL;
     const char *name = slash ? slash + 1 : path ? path : "unnamed";
     const char *dot = strrchr(name, '.');
     snprintf(run, MH_OPTION_TEXT, "runs/%.*s", (int)(dot > name ? dot - name : (ptrdiff_t)strlen(name)),
              name);
+    if (mh_utf8_valid(run, strlen(run)))
+        return MH_OK;
+    return mh_fail(MH_EVALUE, "%s is no name in UTF-8 for a run; name another by train.run", run);
 }
 
 mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const *sets, int set_count)
@@ -115,9 +118,7 @@ mh_status mh_recipe_read(mh_recipe *recipe, const char *path, const char *const 
         if (status != MH_OK)
             return status == MH_EVALUE ? MH_EUSAGE : status; /* it was given on the command line */
     }
-    if (!recipe->train.run[0])
-        name_run(recipe->train.run, path);
-    return MH_OK;
+    return recipe->train.run[0] ? MH_OK : name_run(recipe->train.run, path);
 }
 
 mh_status mh_recipe_load(mh_recipe **recipe, const char *path)
@@ -161,6 +162,14 @@ mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches)
         return mh_fail(MH_EVALUE, "data.train is not set; name a folder made by 'mhmoe data build'");
     return mh_batches_open(batches, recipe->data.train, "train", mh_recipe_length(recipe),
                            (uint64_t)mh_recipe_data_seed(recipe), NULL);
+}
+
+mh_status mh_recipe_valid(const mh_recipe *recipe, const mh_tokenizer *tokenizer, mh_batches **batches)
+{
+    const mh_data_config *data = &recipe->data;
+    return mh_batches_open(batches, data->valid[0] ? data->valid : data->train, "valid",
+                           mh_recipe_length(recipe), (uint64_t)mh_recipe_data_seed(recipe),
+                           mh_tokenizer_hash(tokenizer));
 }
 
 mh_status mh_recipe_take_vocab(mh_recipe *recipe, int64_t vocab, int64_t eos)
@@ -287,9 +296,9 @@ mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17])
 void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *tokenizer, char identity[17])
 {
     char text[256];
-    int length = snprintf(text, sizeof text, "%s %lld %lld %.17g", mh_tokenizer_hash(tokenizer),
-                          (long long)mh_batches_sequences(batches), (long long)mh_batches_tokens(batches),
-                          mh_batches_bytes_per_token(batches));
+    int length =
+        snprintf(text, sizeof text, "%s %016llx %lld", mh_tokenizer_hash(tokenizer),
+                 (unsigned long long)mh_batches_checksum(batches), (long long)mh_batches_sequences(batches));
     mh_hash_text(mh_hash(text, (size_t)length), identity);
 }
 

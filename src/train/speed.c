@@ -80,6 +80,8 @@ mh_status mh_arms_time(mh_arm *arm, int count, const mh_batches *data, const cha
     mh_status status = MH_OK;
     if (mh_path_exists(path) && (status = mh_json_read(&file, path)) == MH_OK)
         status = mh_json_check_seal(file, path);
+    if (status == MH_EFORMAT)
+        status = mh_fail_in(status, "the speed is measured again without this file");
     json_t *all = json_incref(json_object_get(file, KEY));
     json_decref(file);
     if (status == MH_OK && !take_medians(arm, count, all)) {

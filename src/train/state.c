@@ -15,8 +15,9 @@
 
 static mh_status folder_of(char path[MH_PATH], const char *run, int64_t step, const char *suffix)
 {
-    char name[64];
-    snprintf(name, sizeof name, "checkpoints/step-%06lld%s", (long long)step, suffix);
+    char step_name[MH_CHECKPOINT_NAME], name[64];
+    mh_checkpoint_name(step_name, step);
+    snprintf(name, sizeof name, "checkpoints/%s%s", step_name, suffix);
     return mh_path_join(path, run, name);
 }
 
@@ -107,7 +108,10 @@ static mh_status read_moment(const mh_tensors *tensors, const mh_param *param, c
     const mh_tensor *found = mh_tensors_find(tensors, name);
     if (found == NULL || found->type != MH_F32 || found->rank != want.rank ||
         memcmp(found->shape, want.shape, (size_t)want.rank * sizeof *want.shape) != 0)
-        return mh_fail(MH_EMISMATCH, "%s: no tensor \"%s\" of the model's shape in it", path, name);
+        return mh_fail(
+            MH_EMISMATCH,
+            "%s: no tensor \"%s\" of the model's shape in it; resume with the recipe it was trained with",
+            path, name);
     memcpy(data + param->offset, found->data, (size_t)mh_param_size(param) * sizeof *data);
     return MH_OK;
 }
@@ -158,7 +162,8 @@ static mh_status check_state(json_t *json, const char *path)
 {
     MH_TRY(mh_json_check_version(json, FORMAT_VERSION, path));
     if (json_object_get(json, "xxh3") == NULL)
-        return mh_fail(MH_EFORMAT, "%s: no checksum \"xxh3\" in it: the file is damaged", path);
+        return mh_fail(MH_EFORMAT,
+                       "%s: no checksum \"xxh3\" in it: the file is damaged; use another copy of it", path);
     return mh_json_check_seal(json, path);
 }
 
@@ -238,7 +243,9 @@ static mh_status load_one(const char *folder, int64_t step, mh_model *model, mh_
     mh_trainer_state found = {0};
     MH_TRY(read_state(&found, folder));
     if (found.step != step)
-        return mh_fail(MH_EFORMAT, "%s: it holds the state after step %lld", folder, (long long)found.step);
+        return mh_fail(MH_EFORMAT,
+                       "%s: it holds the state after step %lld; give the folder its own name back", folder,
+                       (long long)found.step);
     MH_TRY(check_identity(found.recipe, state->recipe, "recipe", folder));
     MH_TRY(check_identity(found.data, state->data, "data", folder));
     mh_status status = mh_checkpoint_weights(model, folder);

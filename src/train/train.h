@@ -62,6 +62,9 @@ int64_t mh_recipe_data_seed(const mh_recipe *recipe);
 /* Opens the training part of the recipe's data. */
 mh_status mh_recipe_data(const mh_recipe *recipe, mh_batches **batches);
 
+/* Opens the validation part, for texts of this tokenizer. */
+mh_status mh_recipe_valid(const mh_recipe *recipe, const mh_tokenizer *tokenizer, mh_batches **batches);
+
 /* Takes vocab, bos and eos from a tokenizer's, where they are unset. */
 mh_status mh_recipe_take_vocab(mh_recipe *recipe, int64_t vocab, int64_t eos);
 
@@ -218,6 +221,7 @@ typedef struct {
  * unfinished, are cut off. */
 mh_status mh_metrics_open(mh_metrics *metrics, const char *run, int64_t step);
 mh_status mh_metrics_add(mh_metrics *metrics, const mh_train_log *log);
+mh_status mh_metrics_sync(const mh_metrics *metrics); /* the lines are on the disk */
 void mh_metrics_close(mh_metrics *metrics);
 
 /* The evaluations in RUN's log, in rising order of step. */
@@ -355,12 +359,14 @@ typedef struct {
 typedef struct {
     char name[MH_ARM_NAME];
     char path[MH_PATH]; /* empty for the first */
+    char text[17];      /* hash of its text */
 } mh_compare_set;
 
 typedef struct {
     mh_recipe recipe;
     char folder[MH_PATH];
-    char data[17]; /* identity of the training data */
+    char data[17];  /* identity of the training data */
+    char valid[17]; /* of the validation sequences that the runs are evaluated on */
     mh_arm *arm;
     mh_compare_set *set;
     mh_compare_run *run; /* seed by seed, so that a comparison that is stopped has whole pairs */

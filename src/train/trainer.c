@@ -26,6 +26,7 @@ typedef struct {
     const mh_train_watch *watch;
     const char *run;
     mh_lock lock;
+    bool begun;                  /* there is a checkpoint */
     bool made_folder, made_lock; /* by this call, which removes them where no run begins */
     mh_batches *train, *valid;
     mh_tokenizer *tokenizer;
@@ -96,11 +97,14 @@ static void measure_load(trainer *t)
 /* A failure of the numbers, with the place of what is left. */
 static mh_status where_good(const trainer *t, mh_status status)
 {
-    return status == MH_OK ? MH_OK
-                           : mh_fail(status,
-                                     "%s. The last good checkpoint is kept in %s/checkpoints; another run "
-                                     "starts from it by mhmoe train --init-from",
-                                     mh_message(), t->run);
+    if (status == MH_OK)
+        return MH_OK;
+    if (!t->begun)
+        return mh_fail(status, "%s; or begin with other weights, no update was made", mh_message());
+    return mh_fail(status,
+                   "%s. The last good checkpoint is kept in %s/checkpoints; another run starts from it by "
+                   "mhmoe train --init-from",
+                   mh_message(), t->run);
 }
 
 /* Where it is stopped the log is not validated, and the state has the evaluation still to come. */
@@ -143,8 +147,10 @@ static mh_status report(trainer *t, bool evaluate)
     return write_line(t, &log);
 }
 
+/* The log first: what it lacks, a run that goes on from the checkpoint does not add. */
 static mh_status checkpoint(trainer *t)
 {
+    MH_TRY(mh_metrics_sync(&t->metrics));
     MH_TRY(mh_state_save(t->run, t->recipe, t->step.model, t->tokenizer, &t->step.optimizer, &t->state));
     MH_TRY(mh_state_prune(t->run, t->recipe->train.keep));
     tell(t, "checkpoint of step %lld written to %s/checkpoints", (long long)t->state.step, t->run);
@@ -288,9 +294,12 @@ static mh_status begin(trainer *t, const char *recipe_path, const char *weights)
     if (t->recipe->train.eval_every > 0)
         MH_TRY(validate(t, &log));
     MH_TRY(write_recipe(t, recipe_path));
-    MH_TRY(checkpoint(t));
     MH_TRY(mh_metrics_open(&t->metrics, t->run, -1));
-    return log.validated ? write_line(t, &log) : MH_OK;
+    if (log.validated)
+        MH_TRY(write_line(t, &log));
+    MH_TRY(checkpoint(t));
+    t->begun = true;
+    return MH_OK;
 }
 
 /* The evaluation that the run was stopped in, so that all is written as if it had not been. */
@@ -313,6 +322,7 @@ static mh_status resume(trainer *t, const char *recipe_path)
         tell(t, "%s", skipped.data);
     mh_text_release(&skipped);
     MH_TRY(status);
+    t->begun = true;
     tell(t, "resumed after step %lld", (long long)t->state.step);
     tell_facts(t);
     MH_TRY(write_recipe(t, recipe_path));
@@ -333,18 +343,17 @@ static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
     MH_TRY(mh_recipe_identity(t->recipe, t->state.recipe));
     mh_recipe_data_identity(t->train, t->tokenizer, t->state.data);
     MH_TRY(mode == MH_TRAIN_NEW ? begin(t, recipe_path, weights) : resume(t, recipe_path));
-    t->made_folder = t->made_lock = false; /* from here on there is a run */
     MH_TRY(check_stopped(t));
     return loop(t);
 }
 
 /* A folder with a lock alone would pass for a run. */
-static void leave_run(trainer *t, mh_status status)
+static void leave_run(trainer *t)
 {
-    if (status != MH_OK && t->made_lock)
+    if (!t->begun && t->made_lock)
         mh_lock_remove(&t->lock);
     mh_lock_release(&t->lock);
-    if (status != MH_OK && t->made_folder)
+    if (!t->begun && t->made_folder)
         rmdir(t->run); /* which keeps one that holds something */
 }
 
@@ -361,6 +370,6 @@ mh_status mh_train(mh_recipe *recipe, mh_train_mode mode, const char *weights, c
     mh_tokenizer_free(t.tokenizer);
     mh_batches_close(t.valid);
     mh_batches_close(t.train);
-    leave_run(&t, status);
+    leave_run(&t);
     return status;
 }

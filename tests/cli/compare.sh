@@ -90,6 +90,27 @@ grep -q '^mhmoe: dense, seed 1: cannot write' full.err
 compare full --resume >full.out 2>full.err
 diff <(figures whole) <(figures full)
 
+# A loss on other validation sequences is not compared; a text that has changed is measured again.
+if compare whole --resume --set train.eval_sequences=2 >other.out 2>other.err; then exit 1; fi
+grep -q 'whole/dense/seed-1: this run was made with .* another train.eval_sequences' other.err
+results() { cat whole/*/seed-*/result.json; }
+results >results.before
+head -c $(($(stat -c %s corpus.jsonl) / 2)) corpus.jsonl | sed '$d' >half.jsonl
+mv corpus.jsonl all.jsonl
+mv half.jsonl corpus.jsonl
+compare whole --resume >other.out 2>other.err
+if results | cmp -s results.before; then exit 1; fi
+mv all.jsonl corpus.jsonl
+compare whole --resume >other.out 2>other.err
+results | cmp results.before
+
+# A file of measures that is damaged may go.
+printf x | dd of=whole/speed.json conv=notrunc 2>/dev/null
+if compare whole --resume >other.out 2>other.err; then exit 1; fi
+grep -q 'the speed is measured again without this file: whole/speed.json' other.err
+rm whole/speed.json
+compare whole --resume >other.out 2>other.err
+
 # Data that is rebuilt otherwise is other data.
 mv tokens once
 "$mhmoe" data build --tokenizer tokenizer.model --input corpus.jsonl --output tokens --valid-fraction 0.2 >/dev/null 2>&1
