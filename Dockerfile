@@ -1,6 +1,7 @@
 # docker build -t mhmoe . && docker run --rm -v "$PWD:/work" mhmoe train recipe.yaml
 FROM debian:bookworm-slim AS build
-RUN apt-get update && apt-get install -y --no-install-recommends make
+# git: `mhmoe --version` names the commit
+RUN apt-get update && apt-get install -y --no-install-recommends make git && git config --system safe.directory /mhmoe
 COPY . /mhmoe
 RUN make -C /mhmoe package
 

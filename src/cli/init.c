@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static const char recipe[] =
     "# The recipe of this experiment: everything a training is told. Every key has a default; `mhmoe config` "
@@ -61,9 +62,26 @@ static mh_status make(const char *folder)
                            path[i]);
     }
     MH_TRY(mh_make_dirs(folder));
-    for (int i = 0; i < FILES; i++)
-        MH_TRY(mh_file_write(path[i], files[i].text, strlen(files[i].text)));
-    return MH_OK;
+    mh_status status = MH_OK;
+    for (int i = 0; i < FILES && status == MH_OK; i++)
+        status = mh_file_write(path[i], files[i].text, strlen(files[i].text));
+    for (int i = 0; i < FILES && status != MH_OK; i++) /* half of it would stop the next attempt */
+        unlink(path[i]);
+    return status;
+}
+
+/* As one word of a shell's command. */
+static void print_word(const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-+,:@%";
+    if (word[strspn(word, plain)] == '\0') {
+        fputs(word, stdout);
+        return;
+    }
+    putchar('\'');
+    for (const char *p = word; *p != '\0'; p++)
+        fputs(*p == '\'' ? "'\\''" : (char[]){*p, '\0'}, stdout);
+    putchar('\'');
 }
 
 int cli_init(int argc, char **argv)
@@ -90,12 +108,14 @@ int cli_init(int argc, char **argv)
     printf("%s has a recipe.yaml and a .gitignore now.\n"
            "\n"
            "What to do next, with your texts (.txt, .md, .jsonl, also compressed or in tars) in %s/texts:\n"
-           "  cd %s\n"
-           "  mhmoe tokenizer train --input texts --vocab 4096 --output tokenizer.model\n"
-           "  mhmoe data build --tokenizer tokenizer.model --input texts --output data/tokens\n"
-           "  mhmoe train recipe.yaml --dry-run\n"
-           "  mhmoe train recipe.yaml\n"
-           "  mhmoe generate runs/first --prompt \"Once\"\n",
-           folder, folder, folder);
+           "  cd ",
+           folder, folder);
+    print_word(folder);
+    puts("\n"
+         "  mhmoe tokenizer train --input texts --vocab 4096 --output tokenizer.model\n"
+         "  mhmoe data build --tokenizer tokenizer.model --input texts --output data/tokens\n"
+         "  mhmoe train recipe.yaml --dry-run\n"
+         "  mhmoe train recipe.yaml\n"
+         "  mhmoe generate runs/first --prompt \"Once\"");
     return CLI_OK;
 }

@@ -29,6 +29,10 @@ const char *cli_count(double count, char out[32])
 
 const char *cli_duration(double seconds, char out[32])
 {
+    if (seconds < 0.0995) {
+        snprintf(out, 32, "%.1fms", 1000 * seconds);
+        return out;
+    }
     if (seconds < 9.95) {
         snprintf(out, 32, "%.1fs", seconds);
         return out;

@@ -134,7 +134,8 @@ static mh_status write_piece(builder *b, const text_piece *p)
 {
     /* Its sentence is known to the thread that failed only. */
     if (p->status != MH_OK)
-        return mh_fail(p->status, "a piece of the text could not be encoded: %s", mh_status_text(p->status));
+        return mh_fail(p->status, "a piece of the text could not be encoded: %s; use another tokenizer",
+                       mh_status_text(p->status));
     mh_shard_writer *shard = &b->shard[p->side];
     int32_t eos = mh_tokenizer_eos(b->tokenizer);
     if (p->start)

@@ -56,6 +56,17 @@ refused 'warmup' --set train.warmup=30
 ! "$mhmoe" train tiny.yaml --json 2>err || fail "--json without --dry-run"
 "$mhmoe" train tiny.yaml --dry-run --set train.run=other --init-from run >out || fail "--init-from"
 
+# A folder whose name a shell would take apart.
+eval "$("$mhmoe" init "a friend's fables" | sed -n 's/^  \(cd .*\)/(\1 \&\& cat recipe.yaml)/p')" | grep -q '^model:' || fail "cd"
+
+# What could not be written whole is not in the way of the next attempt.
+mkdir part
+mkdir part/.gitignore.mhmoe-tmp
+! "$mhmoe" init part 2>err || fail "init without .gitignore"
+grep -q 'cannot write part/.gitignore' err || fail "init: $(cat err)"
+rmdir part/.gitignore.mhmoe-tmp
+"$mhmoe" init part >out || fail "init stops itself"
+
 # A new experiment: the steps it tells, followed to the letter but for a vocabulary that the small corpus can fill.
 "$mhmoe" init new/fables >told
 [ "$(cd new/fables && find . -type f | LC_ALL=C sort | tr '\n' ' ')" = "./.gitignore ./recipe.yaml " ] || fail "other files"
