@@ -108,13 +108,17 @@ static void a_decoding_step_allocates_nothing(void **state)
         mh_session *session;
         int32_t token[32];
         int64_t count[FAULTS_CALLERS];
+        mh_candidate work[TINY_VOCAB];
+        const mh_sampler sampler = {.temperature = 1, .top_k = 40, .top_p = 0.9};
         tiny_tokens(token, 32, 1);
         OK(mh_session_create(&session, model));
         OK(mh_session_sync(session, token, 8));
         OK(mh_session_sync(session, token, 9));
         faults_memory_begin(FAULTS_OWN, 0);
-        for (int i = 10; i <= 32; i++)
+        for (int i = 10; i <= 32; i++) {
             OK(mh_session_sync(session, token, i));
+            mh_sample(&sampler, (uint64_t)i, mh_session_logits(session), TINY_VOCAB, work);
+        }
         faults_memory_end(count);
         expect_none(count, p == MH_PRECISION_F32 ? "f32" : "bf16");
         mh_session_free(session);
@@ -130,6 +134,7 @@ typedef struct {
     const char *name;
     mh_status (*call)(mh_text *made);
     const char *prepare; /* for the shell, in the tests' folder */
+    const char *output;  /* the one file that it writes */
     /* Only this program's own allocations are refused: it reads text, and glibc's fts_open uses what it was
      * refused, or JSON, and jansson's reader then leaves out characters or aborts. */
     bool own;
@@ -156,7 +161,11 @@ static mh_status encode_and_decode(mh_text *made)
 {
     static const char text[] = "The fox sang \xc3\xa9t\xc3\xa9 at night.";
     mh_ids ids = {0};
-    mh_status status = mh_tokenizer_encode(tiny_tokenizer, text, sizeof text - 1, &ids);
+    mh_status status = mh_ids_add(&ids, (const int32_t[]){1, 2}, 2);
+    if (status == MH_OK)
+        status = mh_tokenizer_encode(tiny_tokenizer, text, sizeof text - 1, &ids);
+    for (int64_t i = 2; i < ids.count && status == MH_OK; i++)
+        status = mh_tokenizer_piece(tiny_tokenizer, ids.id[i], made);
     if (status == MH_OK)
         status = mh_tokenizer_decode(tiny_tokenizer, ids.id, ids.count, made);
     mh_ids_release(&ids);
@@ -205,6 +214,23 @@ static mh_status load_and_generate(mh_text *made)
     mh_tokenizer_free(tokenizer);
     mh_model_free(model);
     return status;
+}
+
+/* A model of llama2.c's: dim 8, hidden 12, 1 layer, 2 heads, 1 kv head, the tiny vocabulary, context 4. */
+static mh_status import(mh_text *made)
+{
+    static const int32_t header[7] = {8, 12, 1, 2, 1, TINY_VOCAB, 4};
+    static float data[7 + TINY_VOCAB * 8 + 8 + 64 + 32 + 32 + 64 + 8 + 3 * 96 + 8 + 4 * 4];
+    memcpy(data, header, sizeof header);
+    if (!mh_path_exists(tiny_path("model.bin")))
+        MH_TRY(mh_file_write(tiny_path("model.bin"), data, sizeof data));
+    mh_status status =
+        mh_import_llama2c(tiny_path("model.bin"), tiny_path("tiny.model"), tiny_path("imported"));
+    if (status == MH_ESTATE) /* as in build_data */
+        assert_non_null(strstr(mh_message(), "imported exists already"));
+    else
+        MH_TRY(status);
+    return add_file(made, "imported/model.safetensors");
 }
 
 static mh_status read_recipe(mh_text *made)
@@ -396,7 +422,9 @@ static mh_status create_layer(mh_text *made)
     mh_recipe *recipe;
     mh_layer *layer = NULL;
     MH_TRY(mh_recipe_load(&recipe, tiny_path("whole/recipe.yaml")));
-    mh_status status = mh_layer_create(&layer, recipe);
+    mh_status status = mh_recipe_set(recipe, "train.steps=7");
+    if (status == MH_OK)
+        status = mh_layer_create(&layer, recipe);
     if (status == MH_OK)
         status = mh_text_printf(made, "%lld", (long long)mh_layer_floats(layer));
     mh_layer_free(layer);
@@ -405,24 +433,28 @@ static mh_status create_layer(mh_text *made)
 }
 
 static const faulty calls[] = {
-    {"mh_tokenizer_load", load_tokenizer, NULL, false},
-    {"mh_tokenizer_encode", encode_and_decode, NULL, false},
-    {"mh_generate", load_and_generate, NULL, true},
-    {"mh_recipe_read", read_recipe, NULL, false},
-    {"mh_trainer_create", train_by_hand, "rm -rf by-hand", true},
-    {"mh_layer_create", create_layer, NULL, false},
-    {"mh_batches_open", open_batches, NULL, false},
-    {"mh_data_build", build_data, "rm -rf built", true},
-    {"mh_train", begin_or_resume, "rm -rf run", true},
-    {"mh_train, resumed", begin_or_resume, "rm -rf run && cp -r half run", true},
-    {"mh_train_rehearse", rehearse, "rm -rf run", false},
-    {"mh_compare", compare, "rm -rf comparison", true},
-    {"mh_eval_perplexity", measure_perplexity, NULL, true},
-    {"mh_task_score", answer_questions, NULL, true},
-    {"mh_analyse", analyse, NULL, true},
-    {"mh_verify", verify, NULL, true},
-    {"mh_report_write", write_report, NULL, true},
-    {"mh_tokenizer_train", train_tokenizer, NULL, true},
+    {"mh_tokenizer_load", .call = load_tokenizer},
+    {"mh_tokenizer_encode", .call = encode_and_decode},
+    {"mh_generate", .call = load_and_generate, .own = true},
+    {"mh_import_llama2c", .call = import, .prepare = "rm -rf imported"},
+    {"mh_recipe_read", .call = read_recipe},
+    {"mh_trainer_create", .call = train_by_hand, .prepare = "rm -rf by-hand", .own = true},
+    {"mh_layer_create", .call = create_layer},
+    {"mh_batches_open", .call = open_batches},
+    {"mh_data_build", .call = build_data, .prepare = "rm -rf built", .own = true},
+    {"mh_train", .call = begin_or_resume, .prepare = "rm -rf run", .own = true},
+    {"mh_train, resumed", .call = begin_or_resume, .prepare = "rm -rf run && cp -r half run", .own = true},
+    {"mh_train_rehearse", .call = rehearse, .prepare = "rm -rf run"},
+    {"mh_compare", .call = compare, .prepare = "rm -rf comparison", .own = true},
+    {"mh_eval_perplexity", .call = measure_perplexity, .own = true},
+    {"mh_task_score", .call = answer_questions, .prepare = "rm -f answers.jsonl", .output = "answers.jsonl",
+     .own = true},
+    {"mh_analyse", .call = analyse, .own = true},
+    {"mh_verify", .call = verify, .own = true},
+    {"mh_report_write", .call = write_report, .prepare = "rm -f report.html", .output = "report.html",
+     .own = true},
+    {"mh_tokenizer_train", .call = train_tokenizer, .prepare = "rm -f new.model", .output = "new.model",
+     .own = true},
 };
 
 static mh_status attempt(const faulty *f, faults_caller caller, int64_t refused, mh_text *made,
@@ -485,6 +517,14 @@ static void refused_memory_is_told(void **state)
 
 /* ---- a disk that refuses ------------------------------------------------------------------------------- */
 
+/* The file that a call writes; empty where there is none. */
+static void read_output(const faulty *f, mh_text *file)
+{
+    file->length = 0;
+    if (f->output != NULL && mh_path_exists(tiny_path(f->output)))
+        OK(mh_file_read(tiny_path(f->output), 1 << 26, file));
+}
+
 /* Every call that changes something on disk fails, one after the other: with a sentence that tells why, or
  * without harm; and the same command again then makes what it should. */
 static void refused_writes_are_told(void **state)
@@ -495,10 +535,11 @@ static void refused_writes_are_told(void **state)
     long long tries = 0;
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         const faulty *f = &calls[c];
-        mh_text should = {0}, made = {0};
+        mh_text should = {0}, made = {0}, whole = {0};
         int64_t count[FAULTS_CALLERS], leaked;
         faults_files_begin(0, 0);
         OK(attempt(f, FAULTS_OWN, 0, &should, count, &leaked));
+        read_output(f, &whole);
         int64_t total = faults_files_end(), stride = getenv("FAULTS_ALL") ? 1 : total / TRIES + 1;
         for (int64_t n = 1 + (int64_t)c % stride; n <= total; n += stride, tries++) {
             int error = errors[n % ERRORS];
@@ -510,6 +551,13 @@ static void refused_writes_are_told(void **state)
                 fail_msg("%s, write %lld of %lld: status %d, %lld blocks leaked, \"%s\" instead of \"%s\"",
                          f->name, (long long)n, (long long)total, status, (long long)leaked, mh_message(),
                          strerror(error));
+            mh_text file = {0};
+            read_output(f, &file);
+            if (file.length > 0 &&
+                (file.length != whole.length || memcmp(file.data, whole.data, file.length) != 0))
+                fail_msg("%s after write %lld of %lld had failed has left a half %s", f->name, (long long)n,
+                         (long long)total, f->output);
+            mh_text_release(&file);
             made.length = status == MH_OK ? made.length : 0;
             if (status != MH_OK && f->call(&made) != MH_OK)
                 fail_msg("%s after write %lld of %lld had failed: \"%s\"", f->name, (long long)n,
@@ -519,6 +567,7 @@ static void refused_writes_are_told(void **state)
                          (long long)total);
         }
         mh_text_release(&should);
+        mh_text_release(&whole);
         mh_text_release(&made);
     }
     print_message("%lld writes were refused\n", tries);

@@ -38,6 +38,7 @@ mh_status mh_lock_take(mh_lock *lock, const char *path)
     int n = snprintf(holder, sizeof holder, "%ld on %s", (long)getpid(), host);
     if (ftruncate(fd, 0) != 0 || write(fd, holder, (size_t)n) != n) {
         status = mh_fail_errno("write", path);
+        unlink(path); /* nobody else holds it */
         goto fail;
     }
     lock->fd = fd;
