@@ -1,7 +1,22 @@
-/* Recipes. One that is accepted says the same when it is written and read again, and can be measured. */
+/* Recipes. One that is accepted says the same when it is written and read again, and can be measured; so can
+ * the models that it compares. */
 #include "train/train.h"
 
 #include "fuzz.h"
+
+static void compare(const mh_recipe *recipe)
+{
+    mh_arm *arm;
+    int arms;
+    mh_budget budget;
+    if (mh_arms_read(&arm, &arms, recipe, NULL) == MH_OK && mh_budget_read(&budget, recipe) == MH_OK)
+        for (int i = 0; i < arms; i++) {
+            hold(arm[i].params.total > 0 && arm[i].flops.forward > 0 && arm[i].memory > 0);
+            if (budget.kind != MH_BUDGET_SECONDS && mh_arm_set_length(&arm[i], &budget) == MH_OK)
+                hold(arm[i].recipe.train.steps > 0);
+        }
+    free(arm);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -21,6 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (recipe.model.vocab == 0)
         recipe.model.vocab = 1000; /* what data would tell */
+    compare(&recipe);
     if (mh_recipe_resolve(&recipe, NULL) == MH_OK) {
         hold(mh_count_params(&recipe.model).total > 0);
         hold(mh_count_flops(&recipe.model, recipe.train.sequence).forward > 0);
