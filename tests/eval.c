@@ -489,7 +489,7 @@ static void test_task_load_refuses(void **state)
     FAILS(MH_EIO, "has no arc_challenge.jsonl", mh_task_load(&items, "arc_challenge", &options));
     FAILS(MH_EIO, "absent.jsonl", mh_task_load(&items, tiny_path("absent.jsonl"), &options));
     FAILS(MH_EFORMAT, "it is empty", mh_task_load(&items, put_file(folder, "own.jsonl", ""), &options));
-    FAILS(MH_EFORMAT, "holds no question that can be asked: ",
+    FAILS(MH_EFORMAT, "holds no question that can be asked; correct it or name another: ",
           mh_task_load(&items, put_file(folder, "own.jsonl", "{}\n{\n"), &options));
     FAILS(MH_EFORMAT, "own.jsonl:1: it has no string",
           mh_task_load(&items, put_file(folder, "own.jsonl", "{}"), &options));

@@ -66,8 +66,11 @@ mh_status mh_make_dirs(const char *path)
             errno = error;
             return mh_fail_errno("create folder", part);
         }
-        if (error == 0)
-            MH_TRY(mh_sync_parent(part));
+        mh_status status = error == 0 ? mh_sync_parent(part) : MH_OK;
+        if (status != MH_OK) {
+            rmdir(part); /* what stands already is not synced by the next attempt */
+            return status;
+        }
         *slash = '/';
     }
     return MH_OK;
@@ -117,6 +120,8 @@ mh_status mh_sync_parent(const char *path)
     snprintf(copy, sizeof copy, "%s", path);
     const char *parent = dirname(copy);
     int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 && errno == EACCES) /* a folder may be written that may not be read */
+        return MH_OK;
     if (fd < 0)
         return mh_fail_errno("open folder", parent);
     int failed = fsync(fd) != 0 && errno != EINVAL;
@@ -135,7 +140,7 @@ static mh_status take_alone(int fd, const mh_writer *writer)
         return mh_fail(MH_ESTATE,
                        "%s is being written by another process; wait for it, or choose another name",
                        writer->path);
-    return ftruncate(fd, 0) == 0 ? MH_OK : mh_fail_errno("write", writer->path);
+    return MH_OK;
 }
 
 mh_status mh_writer_open(mh_writer *writer, const char *path)
@@ -149,10 +154,12 @@ mh_status mh_writer_open(mh_writer *writer, const char *path)
                        S_ISDIR(s.st_mode) ? "folder" : "device, a pipe or the like");
     int fd = open(writer->aside, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0)
-        return mh_fail_errno("write", path);
+        return mh_fail_errno("write", errno == EISDIR || errno == ELOOP ? writer->aside : path);
     mh_status status = take_alone(fd, writer);
-    if (status == MH_OK && (writer->file = fdopen(fd, "wb")) == NULL)
+    if (status == MH_OK && (ftruncate(fd, 0) != 0 || (writer->file = fdopen(fd, "wb")) == NULL)) {
         status = mh_fail_errno("write", path);
+        unlink(writer->aside);
+    }
     if (status != MH_OK)
         close(fd);
     return status;

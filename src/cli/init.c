@@ -57,16 +57,17 @@ static mh_status make(const char *folder)
     char path[FILES][MH_PATH];
     for (int i = 0; i < FILES; i++) {
         MH_TRY(mh_path_join(path[i], folder, files[i].name));
-        if (mh_path_exists(path[i]))
-            return mh_fail(MH_ESTATE, "%s is there already and is kept; name another folder, or remove it",
-                           path[i]);
+        MH_TRY(mh_path_check_new(path[i]));
     }
     MH_TRY(mh_make_dirs(folder));
     mh_status status = MH_OK;
-    for (int i = 0; i < FILES && status == MH_OK; i++)
-        status = mh_file_write(path[i], files[i].text, strlen(files[i].text));
-    for (int i = 0; i < FILES && status != MH_OK; i++) /* half of it would stop the next attempt */
-        unlink(path[i]);
+    int written = 0;
+    while (written < FILES && status == MH_OK) {
+        status = mh_file_write(path[written], files[written].text, strlen(files[written].text));
+        written += status == MH_OK;
+    }
+    while (status != MH_OK && written > 0) /* half of it would stop the next attempt */
+        unlink(path[--written]);
     return status;
 }
 

@@ -29,7 +29,7 @@ const char *cli_count(double count, char out[32])
 
 const char *cli_duration(double seconds, char out[32])
 {
-    if (seconds < 0.0995) {
+    if (seconds >= 0.0001 && seconds < 0.0995) {
         snprintf(out, 32, "%.1fms", 1000 * seconds);
         return out;
     }

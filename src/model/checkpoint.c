@@ -281,7 +281,7 @@ int64_t mh_checkpoint_step(const char *folder)
     const char *slash = strrchr(folder, '/'), *name = slash != NULL ? slash + 1 : folder;
     char own[MH_CHECKPOINT_NAME];
     int64_t step;
-    if (strncmp(name, "step-", 5) != 0 || !mh_text_to_int(name + 5, &step))
+    if (strncmp(name, "step-", 5) != 0 || !mh_text_to_int(name + 5, &step) || step < 0)
         return -1;
     mh_checkpoint_name(own, step);
     return strcmp(own, name) == 0 ? step : -1;

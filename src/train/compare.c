@@ -145,17 +145,6 @@ static mh_status set_lengths(comparer *m)
     return MH_OK;
 }
 
-/* What the losses are of: another number of sequences gives another loss. */
-static void identify_valid(mh_comparison *c, const mh_batches *valid, const mh_tokenizer *tokenizer)
-{
-    char text[64], data[17];
-    int64_t all = mh_batches_sequences(valid), most = c->recipe.train.eval_sequences;
-    mh_recipe_data_identity(valid, tokenizer, data);
-    int length =
-        snprintf(text, sizeof text, "%s %lld", data, (long long)(most > 0 && most < all ? most : all));
-    mh_hash_text(mh_hash(text, (size_t)length), c->valid);
-}
-
 static mh_status identify_data(comparer *m)
 {
     mh_tokenizer *tokenizer;
@@ -164,7 +153,7 @@ static mh_status identify_data(comparer *m)
     mh_recipe_data_identity(m->data, tokenizer, m->c.data);
     mh_status status = mh_recipe_valid(&m->c.recipe, tokenizer, &valid);
     if (status == MH_OK)
-        identify_valid(&m->c, valid, tokenizer);
+        mh_recipe_valid_identity(&m->c.recipe, valid, tokenizer, m->c.valid);
     mh_batches_close(valid);
     mh_tokenizer_free(tokenizer);
     return status;
@@ -218,12 +207,19 @@ static bool is_asked_for(const mh_comparison *c, const char *folder)
     return false;
 }
 
-/* Runs of the comparison as it was: a report would show those that are asked for no more beside a table
- * without them. */
+/* The comparison as it was: a report would show runs that are asked for no more beside a table without them,
+ * and curves of evaluations of two kinds. */
 static mh_status check_kept(const comparer *m, const char *path)
 {
     comparer before = {.c.sets = 1}; /* the validation part, of which each run has a loss */
     MH_TRY(mh_recipe_read(&before.c.recipe, path, NULL, 0));
+    int64_t was = before.c.recipe.train.eval_sequences, now = m->c.recipe.train.eval_sequences;
+    if (was != now)
+        return mh_fail(
+            MH_EMISMATCH,
+            "train.eval_sequences may not change when a comparison is resumed: it was %lld (%s) and is "
+            "now %lld; restore it, or choose another --output",
+            (long long)was, path, (long long)now);
     strcpy(before.c.folder, m->c.folder);
     mh_status status = mh_arms_read(&before.c.arm, &before.c.arms, &before.c.recipe, m->data);
     if (status == MH_OK)
@@ -298,11 +294,10 @@ static mh_status read_result(const mh_comparison *c, mh_compare_run *run, bool *
         status = mh_fail_in(status, "the run is evaluated again without this file");
     if (status == MH_OK && (!holds(json, "recipe", identity) || !holds(json, "data", c->data) ||
                             !holds(json, "valid", c->valid)))
-        status =
-            mh_fail(MH_EMISMATCH,
-                    "%s: this run was made with other data, another tokenizer, other settings or another "
-                    "train.eval_sequences, and cannot be compared with new ones; choose another --output",
-                    run->folder);
+        status = mh_fail(MH_EMISMATCH,
+                         "%s: this run was made with other data, another tokenizer or other settings, and "
+                         "cannot be compared with new ones; choose another --output",
+                         run->folder);
     *found = status == MH_OK;
     for (int i = 0; i < c->sets && *found; i++) {
         const json_t *set = json_object_get(json_object_get(json, "sets"), c->set[i].name);

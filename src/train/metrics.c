@@ -220,12 +220,15 @@ mh_status mh_curve_read(mh_curve *curve, const char *run)
     MH_TRY(mh_path_join(path, run, METRICS_FILE));
     MH_TRY(mh_map_open(&map, path));
     mh_status status = MH_OK;
-    for (size_t at = 0; status == MH_OK && at < map.size;) {
+    int number = 1;
+    for (size_t at = 0; status == MH_OK && at < map.size; number++) {
         const char *line = (const char *)map.data + at, *end = memchr(line, '\n', map.size - at);
         json_t *json;
+        char where[MH_PATH + 16];
         if (end == NULL) /* a kill left it unfinished */
             break;
-        status = mh_json_parse(&json, line, (size_t)(end - line), path);
+        snprintf(where, sizeof where, "%s:%d", path, number);
+        status = mh_json_parse(&json, line, (size_t)(end - line), where);
         if (status == MH_OK)
             status = add_point(&points, json);
         json_decref(json);

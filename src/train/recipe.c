@@ -302,6 +302,17 @@ void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *toke
     mh_hash_text(mh_hash(text, (size_t)length), identity);
 }
 
+void mh_recipe_valid_identity(const mh_recipe *recipe, const mh_batches *valid, const mh_tokenizer *tokenizer,
+                              char identity[17])
+{
+    char text[64], data[17];
+    int64_t all = mh_batches_sequences(valid), most = recipe->train.eval_sequences;
+    mh_recipe_data_identity(valid, tokenizer, data);
+    int length =
+        snprintf(text, sizeof text, "%s %lld", data, (long long)(most > 0 && most < all ? most : all));
+    mh_hash_text(mh_hash(text, (size_t)length), identity);
+}
+
 mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *text)
 {
     mh_status status = MH_OK;

@@ -139,11 +139,12 @@ static mh_status write_state(const mh_trainer_state *state, int64_t seed, const 
 {
     char path[MH_PATH];
     MH_TRY(mh_path_join(path, folder, STATE_FILE));
-    json_t *json = json_pack(
-        "{s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:s}", "format_version", FORMAT_VERSION, "step",
-        (json_int_t)state->step, "tokens", (json_int_t)state->tokens, "seed", (json_int_t)seed, "loss",
-        mh_json_real(state->loss), "valid_loss", mh_json_real(state->valid_loss), "valid_bits_per_byte",
-        mh_json_real(state->valid_bits_per_byte), "recipe", state->recipe, "data", state->data);
+    json_t *json = json_pack("{s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:s, s:s}", "format_version",
+                             FORMAT_VERSION, "step", (json_int_t)state->step, "tokens",
+                             (json_int_t)state->tokens, "seed", (json_int_t)seed, "loss",
+                             mh_json_real(state->loss), "valid_loss", mh_json_real(state->valid_loss),
+                             "valid_bits_per_byte", mh_json_real(state->valid_bits_per_byte), "recipe",
+                             state->recipe, "data", state->data, "valid", state->valid);
     mh_status status = mh_json_seal(json, path);
     if (status == MH_OK)
         status = mh_json_write(path, json);
@@ -183,6 +184,8 @@ static mh_status read_state(mh_trainer_state *state, const char *folder)
         snprintf(state->recipe, sizeof state->recipe, "%s",
                  json_string_value(json_object_get(json, "recipe")));
         snprintf(state->data, sizeof state->data, "%s", json_string_value(json_object_get(json, "data")));
+        const char *valid = json_string_value(json_object_get(json, "valid"));
+        snprintf(state->valid, sizeof state->valid, "%s", valid != NULL ? valid : "");
     }
     json_decref(json);
     return status;

@@ -79,6 +79,10 @@ mh_status mh_recipe_identity(const mh_recipe *recipe, char identity[17]);
 /* Hash of what the order of the data depends on, the recipe apart: a rebuilt folder must not go unnoticed. */
 void mh_recipe_data_identity(const mh_batches *batches, const mh_tokenizer *tokenizer, char identity[17]);
 
+/* Of the validation sequences that evaluations look at: losses on others are not compared. */
+void mh_recipe_valid_identity(const mh_recipe *recipe, const mh_batches *valid, const mh_tokenizer *tokenizer,
+                              char identity[17]);
+
 /* Adds the value of "section.key" as JSON writes it. */
 mh_status mh_recipe_value(const mh_recipe *recipe, const char *key, mh_text *text);
 
@@ -156,7 +160,7 @@ typedef struct {
     int64_t step, tokens;
     double loss;                            /* of the last update; NaN before the first */
     double valid_loss, valid_bits_per_byte; /* of the last evaluation; NaN before it, or if stopped in it */
-    char recipe[17], data[17];              /* identities */
+    char recipe[17], data[17], valid[17];   /* identities; the last, of what valid_loss was measured on */
 } mh_trainer_state;
 
 /* The model's checkpoint with optimizer.safetensors, trainer_state.json and README.md, all at once. Where

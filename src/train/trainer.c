@@ -316,6 +316,8 @@ static mh_status make_up(trainer *t)
 static mh_status resume(trainer *t, const char *recipe_path)
 {
     MH_TRY(mh_recipe_compare(t->recipe, recipe_path));
+    char valid[sizeof t->state.valid];
+    strcpy(valid, t->state.valid);
     mh_text skipped = {0};
     mh_status status = mh_state_load(t->run, t->step.model, &t->step.optimizer, &t->state, &skipped);
     if (status == MH_OK && skipped.length)
@@ -323,6 +325,10 @@ static mh_status resume(trainer *t, const char *recipe_path)
     mh_text_release(&skipped);
     MH_TRY(status);
     t->begun = true;
+    if (strcmp(t->state.valid, valid) != 0) { /* the last loss is one of other sequences */
+        strcpy(t->state.valid, valid);
+        t->state.valid_loss = t->state.valid_bits_per_byte = NAN;
+    }
     tell(t, "resumed after step %lld", (long long)t->state.step);
     tell_facts(t);
     MH_TRY(write_recipe(t, recipe_path));
@@ -342,6 +348,7 @@ static mh_status train(trainer *t, mh_train_mode mode, const char *weights)
     MH_TRY(create_model(t));
     MH_TRY(mh_recipe_identity(t->recipe, t->state.recipe));
     mh_recipe_data_identity(t->train, t->tokenizer, t->state.data);
+    mh_recipe_valid_identity(t->recipe, t->valid, t->tokenizer, t->state.valid);
     MH_TRY(mode == MH_TRAIN_NEW ? begin(t, recipe_path, weights) : resume(t, recipe_path));
     MH_TRY(check_stopped(t));
     return loop(t);

@@ -82,7 +82,7 @@ bash -euc "$steps" >out 2>&1 || fail "the steps that init tells do not work: $(c
 echo mine >new/fables/recipe.yaml
 rm new/fables/.gitignore
 ! "$mhmoe" init new/fables 2>err || fail "init replaced a recipe"
-grep -q 'recipe.yaml is there already' err || fail "init does not say what is in the way: $(cat err)"
+grep -q 'recipe.yaml exists already' err || fail "init does not say what is in the way: $(cat err)"
 [ ! -e new/fables/.gitignore ] && [ "$(cat new/fables/recipe.yaml)" = mine ] || fail "init wrote something"
 
 # A build knows its commit by git, one from a tarball by what `git archive` wrote into it, any other says so.
