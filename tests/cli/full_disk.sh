@@ -1,7 +1,8 @@
 # Whatever writes, on a disk that is really full and on one that is really read-only: a sentence, and nothing under the
 # name that was asked for. The disk is a small tmpfs in a namespace of its own; where there are none, this is skipped.
 if [ -z "${MHMOE_OWN_MOUNTS-}" ]; then
-    unshare --map-root-user --mount true 2>/dev/null || exit 77
+    trial='mount -t tmpfs -o size=256k none /mnt && mount -o remount,ro /mnt'
+    unshare --map-root-user --mount sh -c "$trial" 2>/dev/null || exit 77
     MHMOE_OWN_MOUNTS=1 exec unshare --map-root-user --mount bash "$0" "$@"
 fi
 . "$(dirname "$0")/tiny.sh"
